@@ -51,6 +51,8 @@ class Milestone:
     label: str
     """`original`, `ReLU, untrained`, `stage 0`, ..., `threshold 0.02`."""
     activation: Activation
+    step: int
+    """Optimizer steps done."""
     factor: float
     """lambda at this point."""
     tokens_seen: int
@@ -89,8 +91,8 @@ class Sample:
 
     prompt: str
     text: str
-    num_tokens: int
     seconds: float
+    """From loading the model to the last token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,6 @@ class SparsifyRecord:
     threshold: ThresholdRecord
     sample: Sample | None
     seconds: float
-    """Wall-clock time of the line, over all the parts of an interrupted run."""
+    """Wall-clock time of the line, over all the parts of an interrupted run (not killed ones)."""
     provenance: Provenance
     kind: Literal["sparsify"] = "sparsify"

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""prosparse: make Swish/GELU language models sparsely activated, and measure what that gives.
+
+The verbs are the same as on the command line; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prosparse.model.registration import register as _register
+
+if TYPE_CHECKING:
+    from prosparse.errors import UserError
+    from prosparse.measurement.run import measure
+    from prosparse.model.checkpoint import load, load_tokenizer
+    from prosparse.model.relufy import relufy
+    from prosparse.pipeline.run import sparsify
+    from prosparse.reporting.page import report
+    from prosparse.runtime.generate import generate
+    from prosparse.thresholds.run import threshold
+    from prosparse.training.run import train
+
+__version__ = "0.1.0"
+
+_VERBS = {
+    "UserError": "prosparse.errors",
+    "generate": "prosparse.runtime.generate",
+    "load": "prosparse.model.checkpoint",
+    "load_tokenizer": "prosparse.model.checkpoint",
+    "measure": "prosparse.measurement.run",
+    "relufy": "prosparse.model.relufy",
+    "report": "prosparse.reporting.page",
+    "sparsify": "prosparse.pipeline.run",
+    "threshold": "prosparse.thresholds.run",
+    "train": "prosparse.training.run",
+}
+
+__all__ = [
+    "UserError",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "measure",
+    "relufy",
+    "report",
+    "sparsify",
+    "threshold",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(importlib.import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'prosparse' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+_register()

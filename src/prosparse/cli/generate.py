@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prosparse.cli.options import Device, Model, TrustRemoteCode
+from prosparse.errors import UserError
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Hold a conversation; --prompt, if given, is its first turn."),
+    ] = False,
+    tokens: Annotated[int, typer.Option(help="At most this many new tokens a turn.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Stream text from a model. A chat ends with an empty line or Ctrl-D.
+
+    Example: `prosparse generate runs/demo/model --prompt "The for statement is used to"`
+    """
+    import prosparse as ps
+    from prosparse.model.device import choose_device
+
+    if prompt is None and not chat:
+        raise UserError("Give --prompt TEXT or --chat.")
+    network = ps.load(model, device=choose_device(device), trust_remote_code=trust_remote_code)
+    tokenizer = ps.load_tokenizer(model, trust_remote_code=trust_remote_code)
+
+    def write(conversation: str | list[dict[str, str]]) -> str:
+        text = ps.generate(
+            network,
+            conversation,
+            max_new_tokens=tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            tokenizer=tokenizer,
+            on_text=lambda piece: print(piece, end="", flush=True),
+        )
+        print()
+        return text
+
+    if not chat:
+        write(prompt or "")
+        return
+    turns: list[dict[str, str]] = []
+    said = prompt or _ask()
+    while said:
+        turns.append({"role": "user", "content": said})
+        turns.append({"role": "assistant", "content": write(turns)})
+        said = _ask()
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `prosparse` command.
+
+Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+# Progress bars of libraries would break the table; ours say what they are about.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import click
+import typer
+
+import prosparse
+from prosparse.cli.generate import generate
+from prosparse.cli.measure import measure
+from prosparse.cli.relufy import relufy
+from prosparse.cli.report import report
+from prosparse.cli.sparsify import sparsify
+from prosparse.cli.threshold import threshold
+from prosparse.cli.train import train
+from prosparse.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="prosparse",
+    help="Make Swish/GELU language models sparsely activated (ProSparse), and measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for verb in (sparsify, relufy, train, measure, threshold, generate, report):
+    app.command()(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"prosparse {prosparse.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Make Swish/GELU language models sparsely activated (ProSparse), and measure it.
+
+    Every verb takes any local Hugging Face folder, GGUF file or hub id, writes its results to a
+    folder with a `record.json`, and is a Python function of the same name:
+    `import prosparse as ps; ps.measure(...)`.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        code = USER_ERROR
+    except click.ClickException as error:
+        error.show()
+        code = USER_ERROR
+    except (KeyboardInterrupt, click.Abort) as error:
+        print(str(error) or "Interrupted.", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

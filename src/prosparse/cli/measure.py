@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse measure`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prosparse.cli.options import (
+    ContextLength,
+    Data,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Tokens,
+    TrustRemoteCode,
+    parse_data,
+    parse_precision,
+)
+
+
+def measure(
+    model: Model,
+    data: Data = None,
+    tokens: Tokens = 32768,
+    context_length: ContextLength = 1024,
+    out: Annotated[str | None, typer.Option(help="Folder for `record.json`.")] = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Measure activation sparsity (average, by layer, by data set) and perplexity.
+
+    Sparsity is the share of exact zeros in the input of `down_proj`, averaged over layers.
+    Perplexity comes with its standard error over context windows. Without `--out` the record is
+    printed only.
+
+    Example: `prosparse measure runs/demo/model --data prose=valid.jsonl --tokens 16384`
+    """
+    import prosparse as ps
+    from prosparse.reporting.tables import layer_bars, markdown_measure
+
+    record = ps.measure(
+        model,
+        dict(parse_data(data)),
+        tokens=tokens,
+        context_length=context_length,
+        precision=parse_precision(precision),
+        device=device,
+        out=out,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+    )
+    print(markdown_measure(record))
+    print(layer_bars(record.layer_sparsity))
+    if out is not None:
+        print(f"Wrote {out}")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse threshold`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prosparse.cli.options import (
+    ContextLength,
+    Data,
+    Device,
+    Model,
+    Overwrite,
+    Precision,
+    Tokens,
+    TrustRemoteCode,
+    parse_data,
+    parse_numbers,
+    parse_precision,
+)
+
+
+def threshold(
+    model: Model,
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    data: Data = None,
+    candidates: Annotated[
+        str, typer.Option(help="Thresholds to try, with commas between.")
+    ] = "0.005,0.01,0.02,0.03",
+    max_perplexity_increase: Annotated[
+        float, typer.Option(help="Budget, relative to the unshifted model: 0.01 is one percent.")
+    ] = 0.01,
+    tokens: Tokens = 32768,
+    context_length: ContextLength = 1024,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Step 3: shift the threshold of ReLU up as far as a quality budget allows.
+
+    Every candidate runs on the same text as the unshifted model; the largest one within the budget
+    is applied. The trade-off is printed, and plotted in the output folder's `report.html`.
+
+    Example: `prosparse threshold runs/demo --data prose=valid.jsonl --out runs/demo-shifted`
+    """
+    import prosparse as ps
+    from prosparse.cli.live import LiveThresholds
+
+    sets = parse_data(data)
+    record = ps.threshold(
+        model,
+        dict(sets),
+        out=out,
+        candidates=parse_numbers(candidates, "--candidates"),
+        max_perplexity_increase=max_perplexity_increase,
+        tokens=tokens,
+        context_length=context_length,
+        precision=parse_precision(precision),
+        device=device,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+        on_candidate=LiveThresholds(list(sets)),
+    )
+    page = ps.report(Path(out))
+    if record.chosen == 0:
+        print(f"No candidate stays within {max_perplexity_increase:.2%}; the model keeps plain ReLU.")
+    else:
+        print(f"Applied threshold {record.chosen:g}.")
+    print(f"Wrote {out} (trade-off: {page})")

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents as token ids on disk, tokenized once and memory-mapped ever after.
+
+A token store is a folder of three files:
+
+    tokens.bin    every document's token ids and a separator after each, laid end to end
+    offsets.npy   int64 [num_documents + 1]: where each document starts, and the end of the last
+    meta.json     the dtype of tokens.bin, and the fingerprint of what the tokens were made from
+
+A store is written under a temporary name and renamed when whole. One whose fingerprint still holds
+is used as it is, so a run that starts again starts at once.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from prosparse.data.sources import Source, documents, local_files
+from prosparse.errors import UserError
+from prosparse.records.files import whole_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+TOKENS_NAME = "tokens.bin"
+OFFSETS_NAME = "offsets.npy"
+META_NAME = "meta.json"
+STORE_VERSION = 1
+SEPARATOR = "<|endoftext|>"
+BATCH_CHARACTERS = 1_000_000
+"""Texts tokenized in one call: enough to keep every core busy, little enough to stay small."""
+
+
+class TokenStore:
+    """A folder of tokenized documents, mapped into memory.
+
+    Args:
+        folder: What `tokenize` wrote.
+
+    Raises:
+        UserError: The folder is not a token store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not _is_store(folder):
+            raise UserError(f"{folder} is not a token store: it has no {TOKENS_NAME}.")
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / META_NAME).read_text(encoding="utf-8"))
+        self.tokens = np.memmap(folder / TOKENS_NAME, dtype=self.meta["dtype"], mode="r")
+        """[num_tokens], uint16 or uint32."""
+        self.offsets = np.load(folder / OFFSETS_NAME, mmap_mode="r")
+        """[num_documents + 1], int64, rising from 0 to num_tokens."""
+
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        # A data loader's worker process maps the files itself: pickling would copy every token.
+        return TokenStore, (self.folder,)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents, separators included."""
+        return len(self.tokens)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the store."""
+        return len(self.offsets) - 1
+
+    def document(self, index: int) -> np.ndarray:
+        """Return the tokens [length] of a document, its separator last, in the dtype on disk."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+
+def tokenize(
+    source: Source,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    max_tokens: int | None = None,
+    progress: bool = True,
+) -> TokenStore:
+    """Return the token store of `source` at `folder`, written now unless it is there already.
+
+    When several processes need the store, let one call this first; the others then find it.
+
+    Args:
+        source: The documents.
+        name: The data component's name, for messages and the progress bar.
+        tokenizer: Any transformers tokenizer; fast ones are many times faster.
+        folder: Where the store is, or will be. A store made from anything else is replaced.
+        max_tokens: Stop after the document that reaches this many tokens; None takes all.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: The source cannot be read or holds no text, `folder` is something else than a
+            token store, or the tokenizer has no separator.
+    """
+    fingerprint = _fingerprint(source, name, tokenizer, max_tokens)
+    if _is_store(folder):
+        store = TokenStore(folder)
+        if store.meta["fingerprint"] == fingerprint:
+            return store
+    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+    meta = {"dtype": dtype.str, "fingerprint": fingerprint}
+    bar = tqdm(
+        desc=f"tokenizing {name}",
+        total=max_tokens,
+        unit=" tokens",
+        unit_scale=True,
+        disable=not progress,
+    )
+    with bar, whole_folder(folder, overwrite=_is_store(folder)) as unfinished:
+        encoded = encode_documents(documents(source, name), tokenizer)
+        _write_tokens(unfinished, encoded, dtype, max_tokens, bar)
+        (unfinished / META_NAME).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    return TokenStore(folder)
+
+
+def _write_tokens(
+    folder: Path, encoded: Iterator[list[int]], dtype: np.dtype, max_tokens: int | None, bar: tqdm
+) -> None:
+    """Write `tokens.bin` and `offsets.npy`, a document at a time."""
+    offsets = array.array("q", [0])
+    with (folder / TOKENS_NAME).open("wb") as file:
+        for tokens in encoded:
+            np.asarray(tokens, dtype=dtype).tofile(file)
+            offsets.append(offsets[-1] + len(tokens))
+            bar.update(len(tokens))
+            if max_tokens is not None and offsets[-1] >= max_tokens:
+                break
+    np.save(folder / OFFSETS_NAME, np.asarray(offsets, dtype=np.int64))
+
+
+def encode_documents(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[int]]:
+    """Yield each text's token ids followed by the separator, reading `texts` as needed.
+
+    No other special token is added: a model's template is the business of whoever wrote the text.
+    """
+    separator = separator_id(tokenizer)
+    for batch in _batches(texts):
+        # verbose would warn of documents longer than the context, which packing is there for
+        encoded = tokenizer(
+            batch, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        for tokens in encoded["input_ids"]:
+            tokens.append(separator)
+            yield tokens
+
+
+def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token that ends a document: `<|endoftext|>`, else the eos token.
+
+    `<|endoftext|>` goes first because a chat model's eos ends a turn, not a document.
+
+    Raises:
+        UserError: The tokenizer has neither.
+    """
+    separator = tokenizer.get_vocab().get(SEPARATOR, tokenizer.eos_token_id)
+    if separator is None:
+        raise UserError(
+            f"The tokenizer {tokenizer.name_or_path} has neither {SEPARATOR} nor an eos token to "
+            "separate documents: set tokenizer.eos_token."
+        )
+    return separator
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / TOKENS_NAME).is_file()
+
+
+def _fingerprint(
+    source: Source, name: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
+) -> dict[str, Any]:
+    """Return everything that decides what a store holds, as JSON data."""
+    files = local_files(source, name) or []
+    stats = [(str(file), file.stat()) for file in files]
+    return {
+        "version": STORE_VERSION,
+        # Only the fields of Source: a component's weight changes no token.
+        "source": {field.name: getattr(source, field.name) for field in fields(Source)},
+        "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+        "tokenizer": _tokenizer_hash(tokenizer),
+        "separator": separator_id(tokenizer),
+        "max_tokens": max_tokens,
+    }
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        described: Any = [type(tokenizer).__name__, tokenizer.get_vocab()]
+    else:
+        described = json.loads(backend.to_str())
+        # Left over from the last call of the tokenizer; our own calls set them again.
+        del described["truncation"], described["padding"]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forward passes in, numbers out: activation sparsity and perplexity."""

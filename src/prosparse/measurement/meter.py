@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count active neurons while a model runs, storing counts and never activations.
+
+Activation sparsity is the share of exact zeros in the intermediate x_1, the input of `down_proj`
+(Section 3.1 of ProSparse). An entry is active when it is not zero: `up` can be negative, so `> 0`
+would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from prosparse.model.ffn import FFN
+from prosparse.model.tap import tap
+
+
+class SparsityMeter:
+    """Active entries of x_1 by layer, summed over every token that passes while it watches."""
+
+    def __init__(self, ffns: Sequence[FFN], device: torch.device) -> None:
+        self._ffns = ffns
+        # Counts stay on the device, so that watching never makes a GPU wait for the host.
+        self._active_L = torch.zeros(len(ffns), dtype=torch.int64, device=device)
+        self._num_entries_L = [0] * len(ffns)
+
+    @contextmanager
+    def watch(self) -> Iterator[SparsityMeter]:
+        """Count in every forward pass of the model inside the block."""
+        with tap(self._ffns, self._observe):
+            yield self
+
+    def _observe(self, layer: int, x1_TF: Tensor) -> None:
+        self._active_L[layer] += torch.count_nonzero(x1_TF)
+        self._num_entries_L[layer] += x1_TF.numel()
+
+    def layer_sparsity(self) -> tuple[float, ...]:
+        """Return each layer's share of zeros so far, in [0, 1]; NaN where no token has passed."""
+        active = self._active_L.tolist()
+        return tuple(
+            1 - count / total if total else float("nan")
+            for count, total in zip(active, self._num_entries_L, strict=True)
+        )

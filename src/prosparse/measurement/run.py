@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse measure`: average, data-set-wise and layer-wise sparsity, and perplexity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prosparse.data.sources import Source
+from prosparse.data.windows import windows as cut_windows
+from prosparse.errors import UserError
+from prosparse.measurement.perplexity import Windows, measure_windows
+from prosparse.model.checkpoint import load, load_tokenizer
+from prosparse.model.device import choose_device, forward_precision, provenance
+from prosparse.model.relufy import activation_of
+from prosparse.records.files import refuse_existing, whole_folder, write_record
+from prosparse.records.sparsity import MeasureRecord, pool_layer_sparsity
+
+
+def read_windows(
+    data: Mapping[str, Source],
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    num_tokens: int,
+) -> list[Windows]:
+    """Return the first `num_tokens` tokens of each data set, in windows of `context_length`.
+
+    Raises:
+        UserError: No data set, a source that cannot be read or is too short, or too few tokens.
+    """
+    if not data:
+        raise UserError("No data to measure on; give at least one --data NAME=PATH.")
+    return [
+        Windows(name, source.path, cut_windows(source, name, tokenizer, context_length, num_tokens))
+        for name, source in data.items()
+    ]
+
+
+def measure(
+    model: str | Path | PreTrainedModel,
+    data: Mapping[str, str | Path | Source],
+    *,
+    tokens: int = 32768,
+    context_length: int = 1024,
+    precision: str = "auto",
+    device: str = "auto",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> MeasureRecord:
+    """Return the activation sparsity and the perplexity of a model on named data.
+
+    Args:
+        model: Folder, GGUF file, hub id, or a model that is already loaded.
+        data: Data sets by name: a path or hub id, or a `Source` for more than that.
+        tokens: How many tokens of each data set to run, from its start; at least one window.
+        context_length: Tokens in one window. Perplexities at different lengths do not compare.
+        precision: `auto`, `float32` or `bfloat16` for the matrix products.
+        device: `auto`, `cpu`, `cuda`, ...
+        tokenizer: Needed only with a loaded model that does not know where it came from.
+        out: Folder for `record.json`; None writes nothing.
+        overwrite: Replace `out` if it exists.
+        trust_remote_code: Run modeling code that comes with the checkpoint.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: The model or a data source cannot be used, or `out` exists.
+
+    Example:
+        >>> import prosparse as ps
+        >>> record = ps.measure("smollm2-relu", {"prose": "prose.jsonl"}, tokens=16384)
+        >>> record.sparsity, record.data[0].perplexity
+    """
+    started = time.monotonic()
+    if out is not None:
+        refuse_existing(Path(out), overwrite)
+    where = choose_device(device)
+    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    name = str(model) if isinstance(model, str | Path) else model.config.name_or_path
+    if tokenizer is None:
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    held_out = read_windows(sources, tokenizer, context_length, tokens)
+    if isinstance(model, PreTrainedModel):
+        network, where = model, model.device
+    else:
+        network = load(model, device=where, trust_remote_code=trust_remote_code)
+    used = forward_precision(precision, where)
+    measures = tuple(
+        measure_windows(network, w, precision=used, progress=w.name if progress else None).summary()
+        for w in held_out
+    )
+    layers = pool_layer_sparsity(measures)
+    record = MeasureRecord(
+        model=name,
+        activation=activation_of(network),
+        dtype=used if network.dtype.itemsize == 4 else str(network.dtype).removeprefix("torch."),
+        context_length=context_length,
+        sparsity=sum(layers) / len(layers),
+        layer_sparsity=layers,
+        data=measures,
+        seconds=time.monotonic() - started,
+        provenance=provenance(where),
+    )
+    if out is not None:
+        with whole_folder(Path(out), overwrite) as folder:
+            write_record(record, folder)
+    return record

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sparse activation functions of ProSparse, as the modules transformers would build.
+
+ReLU needs nothing of ours: `hidden_act: relu` is stock transformers. The other two carry a number
+that a name alone cannot say, so a checkpoint holds two keys, the ones MiniCPM-S, the SparseLLM
+models and vLLM already use: `hidden_act` (`fatrelu`, `shifted_relu`) and `hidden_act_param`.
+transformers builds an activation from its name only; the number is filled in afterwards, from the
+model's config, by `prosparse.model.registration`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from prosparse.errors import UserError
+from prosparse.records.sparsity import Activation
+
+PARAM_KEY = "hidden_act_param"
+
+
+class FATReLU(nn.Module):
+    """x where x >= t, else 0 (Eq. 3 of ProSparse; Kurtz et al., 2020). Ties are kept.
+
+    Args:
+        param: The threshold t >= 0, or None until the model's config fills it in. It is compared
+            in the dtype of the input. NaN stays NaN, as with ReLU.
+    """
+
+    def __init__(self, param: float | None = None) -> None:
+        super().__init__()
+        self.param = param
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return FATReLU(x), of the shape and dtype of x."""
+        return x.masked_fill(x < _filled_in(self), 0)
+
+    def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
+        return f"threshold={self.param}"
+
+
+class ShiftedReLU(nn.Module):
+    """max(x - b, 0): the baseline of Mirzadeh et al. (2023), Section 4.4 and Table 4 of ProSparse.
+
+    Args:
+        param: The bias b, or None until the model's config fills it in.
+    """
+
+    def __init__(self, param: float | None = None) -> None:
+        super().__init__()
+        self.param = param
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return max(x - b, 0), of the shape and dtype of x."""
+        return torch.relu(x - _filled_in(self))
+
+    def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
+        return f"bias={self.param}"
+
+
+def _filled_in(module: FATReLU | ShiftedReLU) -> float:
+    if module.param is None:
+        raise RuntimeError(
+            f"{type(module).__name__} has no {PARAM_KEY}: the model was built before prosparse "
+            "could read its config; import prosparse before building the model."
+        )
+    return module.param
+
+
+# What ACT2CLS learns. ReLU is here too, so that every sparse activation is one lookup.
+SPARSE_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "fatrelu": FATReLU,
+    "shifted_relu": ShiftedReLU,
+}
+
+
+def make_activation(
+    name: str, *, bias: float | None = None, threshold: float | None = None
+) -> Activation:
+    """Return the checked description of a sparse activation function.
+
+    Args:
+        name: `relu`, `fatrelu` or `shifted-relu` (also spelled `shifted_relu`).
+        bias: b of shifted ReLU, >= 0; only with it.
+        threshold: t of FATReLU, >= 0; only with it.
+
+    Raises:
+        UserError: An unknown name, a number that is missing or does not belong to the name.
+    """
+    name = name.replace("-", "_")
+    if name not in SPARSE_ACTIVATIONS:
+        choices = ", ".join(key.replace("_", "-") for key in SPARSE_ACTIVATIONS)
+        raise UserError(f"Unknown activation '{name}'; choose one of {choices}.")
+    wanted = {"relu": None, "fatrelu": "threshold", "shifted_relu": "bias"}[name]
+    for option, value in (("bias", bias), ("threshold", threshold)):
+        if value is not None and option != wanted:
+            raise UserError(f"--{option} {value} does not apply to {name.replace('_', '-')}.")
+    if wanted is None:
+        return Activation("relu")
+    param = bias if wanted == "bias" else threshold
+    if param is None:
+        raise UserError(f"{name.replace('_', '-')} needs --{wanted}, a number >= 0.")
+    if not (math.isfinite(param) and param >= 0):
+        raise UserError(f"--{wanted} must be a finite number >= 0; found {param}.")
+    return Activation(name, float(param))
+
+
+def build_activation(activation: Activation) -> nn.Module:
+    """Return a fresh module for a sparse activation."""
+    cls = SPARSE_ACTIVATIONS[activation.name]
+    return cls() if cls is nn.ReLU else cls(activation.param)

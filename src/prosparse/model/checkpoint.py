@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load and save checkpoints: local folders, GGUF files, hub ids.
+
+Weights come from safetensors or GGUF, never from a pickle; code that travels with a checkpoint
+runs only when the caller says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prosparse.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Return the causal language model of a folder, a GGUF file or a hub id, in eval mode.
+
+    Args:
+        model: Local Hugging Face folder, `.gguf` file, or hub id.
+        dtype: Dtype of the weights; None keeps the checkpoint's own (float32 for a GGUF, whose
+            blocks are unpacked).
+        device: Where to put it.
+        trust_remote_code: Run modeling code that comes with the checkpoint.
+
+    Raises:
+        UserError: It does not exist, is broken, or is no causal language model.
+
+    Example:
+        >>> import prosparse as ps
+        >>> network = ps.load("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> network.config.hidden_act
+        'silu'
+    """
+    from transformers import AutoModelForCausalLM
+
+    if is_gguf(model):
+        from prosparse.model.gguf import load_gguf
+
+        network = load_gguf(Path(model), dtype or torch.float32)
+    else:
+        source = _existing(model)
+        config = _load_config(source, trust_remote_code)
+        refuse_non_causal(config, str(model))
+        try:
+            network = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype or "auto",
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+            )
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UserError(f"{model} cannot be loaded: {_first_sentence(error)}") from None
+        except Exception as error:  # safetensors raises its own type for a broken file
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise UserError(f"The weights of {model} are broken: {error}.") from None
+    restore_activation(network)
+    return network.to(device).eval()
+
+
+def load_tokenizer(
+    model: str | Path, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder, a GGUF file or a hub id.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    if is_gguf(model):
+        from prosparse.model.gguf import load_gguf_tokenizer
+
+        return load_gguf_tokenizer(Path(model))
+    try:
+        return AutoTokenizer.from_pretrained(
+            _existing(model), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{model} has no usable tokenizer: {_first_sentence(error)}") from None
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    base: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write a checkpoint that stock transformers can load, with a model card.
+
+    Args:
+        model: The model; its weights are written in the dtype they have, as safetensors.
+        tokenizer: Written beside it.
+        folder: An existing folder.
+        base: What the model was made from, for the card.
+        notes: Sentences for the card: how it was made, what was measured.
+    """
+    from prosparse.model.card import model_card
+
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(model, base, notes), encoding="utf-8")
+
+
+def restore_activation(model: PreTrainedModel) -> None:
+    """Put the activation that the config names into families whose code hard-codes another."""
+    from prosparse.model.activation import PARAM_KEY, SPARSE_ACTIVATIONS, build_activation
+    from prosparse.model.ffn import ffns
+    from prosparse.model.relufy import OWN_KEY
+    from prosparse.records.sparsity import Activation
+
+    config = model.config.get_text_config()
+    name = getattr(config, OWN_KEY, None)
+    if name not in SPARSE_ACTIVATIONS:
+        return
+    found = ffns(model)
+    if found[0].family.config_key is None:
+        for ffn in found:
+            ffn.set_activation(build_activation(Activation(name, getattr(config, PARAM_KEY, None))))
+
+
+def is_gguf(model: str | Path) -> bool:
+    """Return whether the name is that of a GGUF file."""
+    return str(model).lower().endswith(".gguf")
+
+
+def refuse_non_causal(config: PreTrainedConfig, name: str) -> None:
+    """Raise unless a config belongs to a causal language model.
+
+    Raises:
+        UserError: It names another kind of model, such as an encoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    named = list(config.architectures or [])
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    # A BERT is "known" (transformers has a BertLMHeadModel), so what the checkpoint itself says
+    # goes first.
+    if remote or (any(name in causal for name in named) if named else known):
+        return
+    what = " / ".join(named) or f"'{config.model_type}' model"
+    raise UserError(
+        f"{name} is a {what}, not a causal language model; prosparse works on models that "
+        "transformers loads with AutoModelForCausalLM."
+    )
+
+
+def _load_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{source} cannot be loaded: {_first_sentence(error)}") from None
+
+
+def _existing(model: str | Path) -> str:
+    """Return the name for transformers; refuse what is neither a folder nor a possible hub id."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{model} has no config.json: it is not a Hugging Face model folder.")
+        return str(path)
+    if path.is_file():
+        raise UserError(f"{model} is a file; give a model folder, a .gguf file or a hub id.")
+    # A hub id is `name` or `owner/name`; anything else can only be a path that is not there.
+    looks_like_path = str(model).startswith((".", "/", "~")) or str(model).count("/") > 1
+    if looks_like_path:
+        raise UserError(f"No model at {model}: the path does not exist.")
+    return str(model)
+
+
+def _first_sentence(error: Any) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load a GGUF file as a plain, trainable transformers model.
+
+Three things need care. Newer transformers keep GGUF blocks packed unless told otherwise, and packed
+weights can be neither trained nor saved. A GGUF names no activation function: what loads is the
+family's default unless the file carries our own key. And the tokenizer converter ignores
+`tokenizer.ggml.pre`, the file's name for its pre-tokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from packaging.version import Version
+
+from prosparse.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# Keys of ours, written beside a GGUF's own metadata so that a sparse model stays sparse.
+ACTIVATION_KEY = "prosparse.hidden_act"
+PARAM_KEY = "prosparse.hidden_act_param"
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a GGUF file with every weight unpacked to `dtype`.
+
+    Raises:
+        UserError: The file does not exist, is not a whole GGUF, or its architecture is unknown.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from prosparse.model.activation import SPARSE_ACTIVATIONS
+    from prosparse.model.relufy import activation_of, relufy_in_place
+    from prosparse.records.sparsity import Activation
+
+    metadata = read_metadata(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, **_unpacked()
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # the weights are plain now
+    named = metadata.get(ACTIVATION_KEY)
+    if named in SPARSE_ACTIVATIONS:
+        relufy_in_place(model, Activation(named, metadata.get(PARAM_KEY)))
+    else:
+        logger.warning(
+            "%s does not name its activation function (no GGUF does); taking the default of its "
+            "architecture, %s.",
+            path.name,
+            activation_of(model).name,
+        )
+    return model
+
+
+def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a GGUF file, with the pre-tokenizer that the file names.
+
+    Raises:
+        UserError: The file does not exist, is not a whole GGUF, or has no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    pre = read_metadata(path).get("tokenizer.ggml.pre")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} has no usable tokenizer: {' '.join(str(error).split())}") from None
+    if pre == "smollm":
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+        # As published with SmolLM: single digits, then bytes; the converter makes bytes only.
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=4)
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the scalar metadata of a GGUF file, after checking that the file is whole.
+
+    Raises:
+        UserError: It does not exist, is not a GGUF, or ends before its last tensor does.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError("Reading GGUF files needs: pip install 'prosparse[gguf]'") from None
+    if not path.is_file():
+        raise UserError(f"No GGUF file at {path}: the path does not exist.")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UserError(f"{path} is not a GGUF file: it does not begin with 'GGUF'.")
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        # The reader maps every tensor, so a file that ends early fails here.
+        raise UserError(
+            f"{path} is not a whole GGUF file ({' '.join(str(error).split())[:120]}): it was cut "
+            "short or damaged; get it again."
+        ) from None
+    return {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if len(field.data) == 1 and "tokens" not in name
+    }
+
+
+def _unpacked() -> dict[str, Any]:
+    """Return what makes `from_pretrained` unpack GGUF blocks on this version of transformers."""
+    import transformers
+
+    if Version(transformers.__version__) < Version("5.18"):
+        return {}  # always unpacks
+    from transformers import GgufConfig
+
+    return {"quantization_config": GgufConfig(dequantize=True)}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole line: relufy, train, measure, shift the threshold, generate."""

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse sparsify`: the three steps of ProSparse on one model, and the proof beside it.
+
+Each step is the public function of its station and leaves a whole folder behind, so a line that
+was interrupted goes on with the first folder that is missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from prosparse.errors import UserError
+from prosparse.model.device import choose_device, provenance
+from prosparse.records.files import LOG_NAME, read_record, write_record
+from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
+from prosparse.records.sparsity import Activation
+from prosparse.records.threshold import ThresholdRecord
+from prosparse.reporting.page import write_report
+from prosparse.runtime.generate import OnText, generate
+from prosparse.thresholds.run import threshold
+from prosparse.thresholds.search import OnCandidate
+from prosparse.training.milestones import OnMilestone
+from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.run import train
+from prosparse.training.workspace import Interrupted, Workspace
+
+
+def sparsify(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    on_milestone: OnMilestone | None = None,
+    on_candidate: OnCandidate | None = None,
+    on_text: OnText | None = None,
+    progress: bool = True,
+) -> SparsifyRecord:
+    """Take a dense checkpoint through the whole line: relufy, train, shift the threshold.
+
+    The folder `recipe.out` gets `model/` (the sparse checkpoint), `record.json`, `log.jsonl`,
+    `recipe.yaml`, `report.html` and `report.md`. Until then the line is in `<out>.unfinished/`.
+
+    Args:
+        recipe: YAML file, or a `Recipe`; it needs `measure` and `threshold` sections.
+        overrides: `key.path=value` each, applied to a YAML file.
+        resume: Go on with an unfinished line, if there is one.
+        overwrite: Start again over an unfinished line, and replace `out` at the end.
+        device: `auto`, `cpu` or `cuda`.
+        trust_remote_code: Run modeling code that comes with the checkpoint.
+        on_milestone: Called with each row of the line's table as it comes true.
+        on_candidate: Called with each threshold tried.
+        on_text: Called with each piece of the sample text as it is written.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: The recipe, the model or the data cannot be used, or `out` exists.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+
+    Example:
+        >>> import prosparse as ps
+        >>> record = ps.sparsify("recipes/demo.yaml", resume=True)
+        >>> record.milestones[-1].sparsity
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    if recipe.measure is None or recipe.threshold is None:
+        raise UserError(
+            "sparsify needs 'measure' and 'threshold' sections in the recipe; to train without "
+            "them use prosparse train."
+        )
+    workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
+    workspace.pin_recipe(recipe)
+    tell = on_milestone or (lambda milestone: None)
+    try:
+        with _elapsed(workspace.folder / "elapsed.txt") as seconds_so_far:
+            training = _trained(recipe, workspace, device, trust_remote_code, tell, progress)
+            shifting = _shifted(
+                recipe, workspace, device, trust_remote_code, on_candidate, progress
+            )
+            last = _last_milestone(training, shifting)
+            tell(last)
+            sample = _sample(recipe, workspace, device, trust_remote_code, on_text)
+            record = SparsifyRecord(
+                model=recipe.model,
+                milestones=(*training.milestones, last),
+                training=training,
+                threshold=shifting,
+                sample=sample,
+                seconds=seconds_so_far(),
+                provenance=provenance(choose_device(device), recipe.training.seed),
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped; the line is in {workspace.folder}. The same command with --resume goes on "
+            "from there."
+        ) from None
+    (workspace.folder / "trained" / LOG_NAME).replace(workspace.folder / LOG_NAME)
+    write_record(record, workspace.folder)
+    write_report(workspace.folder)
+    shutil.rmtree(workspace.folder / "trained")
+    workspace.finish()
+    return record
+
+
+def _trained(
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str,
+    trust_remote_code: bool,
+    tell: OnMilestone,
+    progress: bool,
+) -> TrainRecord:
+    """Return the record of steps 1 and 2, running them unless their folder is there."""
+    folder = workspace.folder / "trained"
+    if folder.is_dir():
+        record = cast("TrainRecord", read_record(folder))
+        for milestone in record.milestones:
+            tell(milestone)
+        return record
+    return train(
+        replace(recipe, out=str(folder)),
+        resume=True,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        on_milestone=tell,
+        progress=progress,
+    )
+
+
+def _shifted(
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str,
+    trust_remote_code: bool,
+    on_candidate: OnCandidate | None,
+    progress: bool,
+) -> ThresholdRecord:
+    """Return the record of step 3, running it unless its folder is there."""
+    assert recipe.threshold is not None
+    assert recipe.measure is not None
+    folder = workspace.folder / "model"
+    if folder.is_dir():
+        return cast("ThresholdRecord", read_record(folder))
+    return threshold(
+        workspace.folder / "trained",
+        recipe.measure.data,
+        out=folder,
+        candidates=recipe.threshold.candidates,
+        max_perplexity_increase=recipe.threshold.max_perplexity_increase,
+        tokens=recipe.measure.tokens,
+        context_length=recipe.data.context_length,
+        precision=recipe.training.precision,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        on_candidate=on_candidate,
+        progress=progress,
+    )
+
+
+def _last_milestone(training: TrainRecord, shifting: ThresholdRecord) -> Milestone:
+    """Return the row of the shifted model, from its measurement in the sweep."""
+    chosen = shifting.chosen_candidate
+    shifted = Activation("fatrelu", shifting.chosen) if shifting.chosen else Activation("relu")
+    return Milestone(
+        label=f"threshold {shifting.chosen:g}",
+        activation=shifted,
+        step=training.num_steps,
+        factor=training.stages[-1].end_factor,
+        tokens_seen=training.num_tokens,
+        sparsity=chosen.sparsity,
+        layer_sparsity=chosen.layer_sparsity,
+        data=chosen.data,
+    )
+
+
+def _sample(
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str,
+    trust_remote_code: bool,
+    on_text: OnText | None,
+) -> Sample | None:
+    if recipe.sample is None:
+        return None
+    started = time.monotonic()
+    text = generate(
+        workspace.folder / "model",
+        recipe.sample.prompt,
+        max_new_tokens=recipe.sample.tokens,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        on_text=on_text,
+    )
+    return Sample(recipe.sample.prompt, text, time.monotonic() - started)
+
+
+@contextmanager
+def _elapsed(path: Path) -> Iterator[Callable[[], float]]:
+    """Yield a function that returns the seconds so far, counting earlier parts of the line."""
+    before = float(path.read_text()) if path.is_file() else 0.0
+    started = time.monotonic()
+    try:
+        yield lambda: before + time.monotonic() - started
+    except BaseException:
+        path.write_text(str(before + time.monotonic() - started))
+        raise
+    path.unlink(missing_ok=True)

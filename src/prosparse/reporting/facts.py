@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a run's numbers were made, and how to read them."""
+
+from __future__ import annotations
+
+from prosparse.records.files import Record
+from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
+from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
+from prosparse.records.threshold import ThresholdRecord
+from prosparse.reporting.grids import Grid
+from prosparse.reporting.numerals import compact_number, duration, listing
+
+
+def run_facts(record: Record) -> Grid:
+    """Return model, cost, machine and versions of a run, as a list of names and values."""
+    made = record.provenance
+    facts = [("model", record.model), *_kind_facts(record)]
+    facts += [
+        ("device", made.device),
+        ("CPU threads", str(made.num_threads)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made.packages.items())),
+        ("Python", f"{made.python} on {made.platform}"),
+        ("command", made.command),
+        ("date", made.date),
+        ("git commit", made.git_commit or "not run from a source tree"),
+        ("seed", "none" if made.seed is None else str(made.seed)),
+    ]
+    return Grid((), tuple(facts), num_text_columns=2)
+
+
+def reading_notes(record: Record) -> list[str]:
+    """Return what a reader must know of the numbers on the page, one sentence or two each."""
+    measures = _measures(record)
+    if not measures:
+        return []
+    sources = [f"{m.num_tokens:,} tokens of {m.data} ({m.source})" for m in measures]
+    notes = [
+        "Sparsity is the share of exact zeros in x_1 = act(gate) * up, the input of down_proj: the "
+        f"mean over tokens, then over layers, measured on {listing(sources)}. It is activation "
+        "sparsity: no weight was removed.",
+        f"Perplexity is exp of the mean negative log-likelihood of a token{_window(record)}. "
+        "The number after ± is one standard error, with whole windows as the independent units.",
+    ]
+    if isinstance(record, ThresholdRecord | SparsifyRecord):
+        notes.append(
+            "A threshold's perplexity increase comes from paired differences of the same windows, "
+            "so its standard error is far smaller than that of either perplexity."
+        )
+    if isinstance(record, TrainRecord | SparsifyRecord):
+        notes.append(
+            "The curves over steps are of the training batches; the milestones are of the held-out "
+            "text above, so the two need not meet. Training adapts the model to its data, which "
+            "moves perplexity by itself: stage 0 (lambda = 0) shows that part alone."
+        )
+    return notes
+
+
+def activation_text(activation: Activation) -> str:
+    """Return an activation function in words, e.g. `fatrelu (0.02)`."""
+    if activation.param is None:
+        return activation.name
+    return f"{activation.name} ({compact_number(activation.param)})"
+
+
+def _kind_facts(record: Record) -> list[tuple[str, str]]:
+    match record:
+        case RelufyRecord():
+            change = f"{activation_text(record.replaced)} to {activation_text(record.activation)}"
+            return [("activation", change)]
+        case MeasureRecord():
+            return [
+                ("activation", activation_text(record.activation)),
+                ("context length", f"{record.context_length:,} tokens"),
+                ("dtype", record.dtype),
+                ("time", duration(record.seconds)),
+            ]
+        case ThresholdRecord():
+            return [
+                ("context length", f"{record.context_length:,} tokens"),
+                ("dtype", record.dtype),
+                ("time", duration(record.seconds)),
+            ]
+        case TrainRecord():
+            return _training_facts(record)
+        case SparsifyRecord():
+            return [
+                *_training_facts(record.training),
+                ("time of the threshold search", duration(record.threshold.seconds)),
+                ("time of the whole line", duration(record.seconds)),
+                ("measured with", f"windows of {record.threshold.context_length:,} tokens"),
+            ]
+
+
+def _training_facts(record: TrainRecord) -> list[tuple[str, str]]:
+    return [
+        ("activation in training", activation_text(record.activation)),
+        ("training tokens", f"{record.num_tokens:,} in {record.num_steps:,} steps"),
+        ("tokens in a step", f"{record.tokens_per_step:,}"),
+        ("training time", duration(record.seconds)),
+        ("training speed", f"{record.tokens_per_second:,.0f} tokens/s"),
+        ("precision", record.precision),
+    ]
+
+
+def _measures(record: Record) -> tuple[DataMeasure, ...]:
+    match record:
+        case MeasureRecord():
+            return record.data
+        case ThresholdRecord():
+            return record.candidates[0].data
+        case TrainRecord() | SparsifyRecord():
+            return _last(record.milestones)
+        case _:
+            return ()
+
+
+def _last(milestones: tuple[Milestone, ...]) -> tuple[DataMeasure, ...]:
+    return milestones[-1].data if milestones else ()
+
+
+def _window(record: Record) -> str:
+    measured = record.threshold if isinstance(record, SparsifyRecord) else record
+    if not isinstance(measured, MeasureRecord | ThresholdRecord):
+        return ""
+    length = measured.context_length
+    return f" in windows of {length:,} tokens; figures at other window lengths do not compare"

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a report in reading order, for every kind of record.
+
+Templates know only this list: a section is a title with any of text, figure, table and verbatim
+text. What a record lacks simply makes no section.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+from prosparse.records.files import Record
+from prosparse.records.run import Milestone, RelufyRecord, Sample, SparsifyRecord, TrainRecord
+from prosparse.records.sparsity import MeasureRecord
+from prosparse.records.threshold import ThresholdRecord
+from prosparse.reporting import plots
+from prosparse.reporting.grids import (
+    Grid,
+    layer_grid,
+    measure_grid,
+    milestone_grid,
+    stage_grid,
+    threshold_grid,
+)
+from prosparse.reporting.numerals import compact_number
+
+Log = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page."""
+
+    title: str
+    text: str = ""
+    figure: str = ""
+    """SVG text, made here and therefore safe."""
+    grid: Grid | None = None
+    verbatim: str = ""
+    """Text shown as it is, line by line."""
+    is_folded: bool = False
+    """Shown only on a click."""
+
+
+@singledispatch
+def sections(record: Record, log: Log) -> list[Section]:
+    """Return the parts of the report on `record`.
+
+    Args:
+        record: Any kind of record.
+        log: The run's `log.jsonl`; empty when it has none.
+    """
+    raise TypeError(type(record))
+
+
+@sections.register
+def _(record: RelufyRecord, log: Log) -> list[Section]:
+    return []
+
+
+@sections.register
+def _(record: MeasureRecord, log: Log) -> list[Section]:
+    return [
+        Section("By data set", grid=measure_grid(record)),
+        Section(
+            "By layer",
+            "All data sets pooled, weighted by their tokens.",
+            figure=plots.layer_sparsity(record.layer_sparsity, labels=("all data",)),
+        ),
+        Section("By layer, in numbers", grid=layer_grid(record), is_folded=True),
+    ]
+
+
+@sections.register
+def _(record: ThresholdRecord, log: Log) -> list[Section]:
+    return [*_threshold_sections(record), _shift_section(record)]
+
+
+@sections.register
+def _(record: TrainRecord, log: Log) -> list[Section]:
+    return [
+        *_milestone_sections(record.milestones),
+        *_training_sections(record, log),
+        *_final_layers(record.milestones),
+        _recipe_section(record),
+    ]
+
+
+@sections.register
+def _(record: SparsifyRecord, log: Log) -> list[Section]:
+    return [
+        *_milestone_sections(record.milestones),
+        *_training_sections(record.training, log),
+        *_threshold_sections(record.threshold),
+        _shift_section(record.threshold),
+        *_sample_sections(record.sample),
+        _recipe_section(record.training),
+    ]
+
+
+def _milestone_sections(milestones: Sequence[Milestone]) -> list[Section]:
+    if not milestones:
+        return []
+    text = "The model measured on held-out text at each point of the line; ± is one standard error."
+    return [Section("Milestones", text, grid=milestone_grid(milestones))]
+
+
+def _training_sections(record: TrainRecord, log: Log) -> list[Section]:
+    schedule = Section(
+        "Schedule",
+        "Lambda within a stage rises along a sine from its first to its last value. "
+        "c is what multiplies the L1 norm (summed over layers, mean over tokens), so it compares "
+        "between normalizations.",
+        grid=stage_grid(record.stages),
+    )
+    if not log:
+        return [schedule]
+    return [
+        Section(
+            "Training",
+            "Sparsity follows the regularization factor lambda (dashed); loss is the "
+            "language-modeling part alone.",
+            figure=plots.training_curve(log, record.stages),
+        ),
+        Section(
+            "Sparsity by layer during training",
+            figure=plots.sparsity_heatmap(log, record.stages),
+        ),
+        schedule,
+    ]
+
+
+def _final_layers(milestones: Sequence[Milestone]) -> list[Section]:
+    if not milestones:
+        return []
+    last = milestones[-1]
+    figure = plots.layer_sparsity(last.layer_sparsity, labels=(last.label,))
+    return [Section("Sparsity by layer", figure=figure)]
+
+
+def _threshold_sections(record: ThresholdRecord) -> list[Section]:
+    text = (
+        "Activations below t become zero as well (FATReLU). The largest t whose perplexity "
+        f"increase stays within {compact_number(100 * record.max_perplexity_increase)} % is chosen."
+    )
+    figure = plots.threshold_tradeoff(record)
+    return [Section("Activation threshold shifting", text, figure, threshold_grid(record))]
+
+
+def _shift_section(record: ThresholdRecord) -> Section:
+    before = record.candidates[0].layer_sparsity
+    if record.chosen == 0:
+        figure = plots.layer_sparsity(before, labels=("ReLU",))
+        return Section("Sparsity by layer", figure=figure)
+    labels = ("ReLU", f"FATReLU, t = {compact_number(record.chosen)}")
+    after = record.chosen_candidate.layer_sparsity
+    figure = plots.layer_sparsity(before, after, labels)
+    return Section("Sparsity by layer, before and after shifting", figure=figure)
+
+
+def _sample_sections(sample: Sample | None) -> list[Section]:
+    if sample is None:
+        return []
+    text = f"The finished model goes on from “{sample.prompt}”:"
+    return [Section("A sample of its text", text, verbatim=sample.text)]
+
+
+def _recipe_section(record: TrainRecord) -> Section:
+    recipe = json.dumps(record.recipe, indent=2, ensure_ascii=False)
+    return Section("Recipe, every default filled in", verbatim=recipe, is_folded=True)

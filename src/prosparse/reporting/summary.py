@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in one sentence and a few large figures, computed from its record alone.
+
+A line is judged by its last milestone against its first. Quality changes as the geometric mean
+over data sets of perplexity(last) / perplexity(first), the same mean that the threshold search
+uses; sparsity is each milestone's own mean over all tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+
+from prosparse.records.files import Record
+from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
+from prosparse.records.sparsity import MeasureRecord
+from prosparse.records.threshold import ThresholdRecord
+from prosparse.reporting.numerals import (
+    compact_count,
+    compact_number,
+    duration,
+    increase,
+    listing,
+    percent,
+    with_error,
+)
+
+Tile = tuple[str, str]
+"""A large figure and what it is."""
+
+
+@singledispatch
+def headline(record: Record) -> str:
+    """Return the run's result in one sentence with numbers."""
+    raise TypeError(type(record))
+
+
+@singledispatch
+def tiles(record: Record) -> list[Tile]:
+    """Return the run's few most important figures, each with its caption."""
+    raise TypeError(type(record))
+
+
+@headline.register
+def _(record: RelufyRecord) -> str:
+    return (
+        f"{record.replaced.name} became {record.activation.name} in all {record.num_layers} FFNs; "
+        "the model is not trained yet, so neither its sparsity nor its quality is final."
+    )
+
+
+@tiles.register
+def _(record: RelufyRecord) -> list[Tile]:
+    return [
+        (f"{record.num_layers}", "layers"),
+        (f"{record.d_model:,}", "d_model"),
+        (f"{record.d_ff:,}", "d_ff, neurons in a layer"),
+    ]
+
+
+@headline.register
+def _(record: MeasureRecord) -> str:
+    total = sum(measure.num_tokens for measure in record.data)
+    quality = [f"{with_error(m.perplexity, m.perplexity_stderr)} on {m.data}" for m in record.data]
+    return (
+        f"{percent(record.sparsity, 1)} of the FFN activations are exactly zero, "
+        f"measured on {total:,} tokens; perplexity is {listing(quality)}."
+    )
+
+
+@tiles.register
+def _(record: MeasureRecord) -> list[Tile]:
+    perplexities = [
+        (with_error(m.perplexity, m.perplexity_stderr), f"perplexity on {m.data}")
+        for m in record.data
+    ]
+    return [(percent(record.sparsity, 1), "of FFN activations are zero"), *perplexities[:3]]
+
+
+@headline.register
+def _(record: ThresholdRecord) -> str:
+    before, after = record.candidates[0], record.chosen_candidate
+    budget = percent(record.max_perplexity_increase, 1)
+    if record.chosen == 0:
+        return (
+            f"No threshold stayed within the budget of {budget} perplexity: the model keeps plain "
+            f"ReLU, and {percent(before.sparsity, 1)} of its FFN activations are zero."
+        )
+    cost = increase(after.perplexity_increase, after.perplexity_increase_stderr)
+    return (
+        f"FATReLU with t = {compact_number(record.chosen)} raises the share of zero FFN "
+        f"activations from {percent(before.sparsity, 1)} to {percent(after.sparsity, 1)} "
+        f"at {cost} perplexity (budget {budget})."
+    )
+
+
+@tiles.register
+def _(record: ThresholdRecord) -> list[Tile]:
+    after = record.chosen_candidate
+    return [
+        (compact_number(record.chosen), "threshold t, chosen"),
+        (percent(after.sparsity, 1), "of FFN activations are zero"),
+        (increase(after.perplexity_increase), "perplexity over t = 0"),
+    ]
+
+
+@headline.register
+def _(record: TrainRecord) -> str:
+    cost = f"{compact_count(record.num_tokens)} tokens of training"
+    return _line_in_words(record.milestones, cost)
+
+
+@tiles.register
+def _(record: TrainRecord) -> list[Tile]:
+    return [
+        *_line_tiles(record.milestones),
+        (compact_count(record.num_tokens), f"tokens in {record.num_steps:,} steps"),
+        (duration(record.seconds), "of optimizer steps"),
+    ]
+
+
+@headline.register
+def _(record: SparsifyRecord) -> str:
+    cost = f"{compact_count(record.training.num_tokens)} tokens of training"
+    return _line_in_words(record.milestones, cost)
+
+
+@tiles.register
+def _(record: SparsifyRecord) -> list[Tile]:
+    return [
+        *_line_tiles(record.milestones),
+        (compact_count(record.training.num_tokens), f"tokens in {record.training.num_steps:,} steps"),
+        (duration(record.seconds), "for the whole line"),
+    ]
+
+
+def perplexity_change(first: Milestone, last: Milestone) -> float:
+    """Return exp(mean over shared data sets of loss(last) - loss(first)) - 1.
+
+    The losses that a broken model overflows to infinity give infinity; no shared data set gives nan.
+    """
+    losses = {measure.data: measure.loss for measure in first.data}
+    differences = [m.loss - losses[m.data] for m in last.data if m.data in losses]
+    if not differences:
+        return math.nan
+    try:
+        return math.expm1(sum(differences) / len(differences))
+    except OverflowError:
+        return math.inf
+
+
+def _line_in_words(milestones: Sequence[Milestone], cost: str) -> str:
+    if not milestones:
+        return f"The run took {cost} and was not measured on held-out text."
+    first, last = milestones[0], milestones[-1]
+    zeros = f"{percent(last.sparsity, 1)} of the FFN activations are exactly zero after {cost}"
+    if len(milestones) == 1:
+        return f"{zeros}."
+    change = perplexity_change(first, last)
+    quality = f"{increase(change)} perplexity" if math.isfinite(change) else "unmeasurable perplexity"
+    return (
+        f"{zeros}, at {quality} against “{first.label}” "
+        f"(where {percent(first.sparsity, 1)} were zero)."
+    )
+
+
+def _line_tiles(milestones: Sequence[Milestone]) -> list[Tile]:
+    if not milestones:
+        return []
+    found = [(percent(milestones[-1].sparsity, 1), "of FFN activations are zero")]
+    if len(milestones) > 1:
+        change = increase(perplexity_change(milestones[0], milestones[-1]))
+        found.append((change, f"perplexity against “{milestones[0].label}”"))
+    return found

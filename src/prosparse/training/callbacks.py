@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens beside the training steps: stage ends, progress, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prosparse.training.milestones import Milestones
+
+if TYPE_CHECKING:
+    from prosparse.training.trainer import ProSparseTrainer
+
+
+class StageEnds(TrainerCallback):
+    """At the end of each stage: measure, log, and save a checkpoint to resume from."""
+
+    def __init__(self, trainer: ProSparseTrainer, milestones: Milestones, tokens_per_step: int) -> None:
+        self._trainer = trainer
+        self._milestones = milestones
+        self._tokens_per_step = tokens_per_step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock after everything is loaded."""
+        self._trainer.clock.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Act when the step just done was the last of its stage."""
+        schedule, step = self._trainer.schedule, state.global_step
+        stage = schedule.stage_at(step)
+        if schedule.stages[stage].until == step:
+            control.should_log = control.should_save = True
+            if state.is_world_process_zero:
+                with self._trainer.clock.paused():
+                    self._milestones.measure(
+                        schedule.stage_name(stage),
+                        self._trainer.model,
+                        step=step,
+                        factor=schedule.factor(step),
+                        tokens_seen=step * self._tokens_per_step,
+                    )
+        if step % args.save_steps == 0 or control.should_save:
+            # A log line never spans a checkpoint, so a resumed run logs what this one would have.
+            control.should_log = True
+
+
+class Progress(TrainerCallback):
+    """A bar over the tokens of the run, with the loss, the sparsity and lambda of the last log."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens_per_step = tokens_per_step
+        self._bar: tqdm | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar where the run stands."""
+        if state.is_world_process_zero:
+            self._bar = tqdm(
+                total=state.max_steps * self._tokens_per_step,
+                initial=state.global_step * self._tokens_per_step,
+                desc="training",
+                unit="tok",
+                unit_scale=True,
+                smoothing=0.05,
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance."""
+        if self._bar is not None:
+            self._bar.update(self._tokens_per_step)
+
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest numbers."""
+        if self._bar is not None and logs and "lm_loss" in logs:
+            self._bar.set_postfix_str(
+                f"loss {logs['lm_loss']:.3f}, sparsity {logs['sparsity']:.1%}, "
+                f"lambda {logs['factor']:.3g}"
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class StopOnInterrupt(TrainerCallback):
+    """On the first Ctrl-C, finish the step, save a checkpoint and stop; the second kills."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._previous: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over Ctrl-C; only a main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop where a checkpoint is whole."""
+        if self.interrupted and state.global_step < state.max_steps:
+            control.should_log = control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give Ctrl-C back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        tqdm.write("Stopping after this step; Ctrl-C again stops at once.")
+        self.interrupted = True
+        self.restore()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The L1 penalty on the intermediate x_1, and what is counted along the way.
+
+Equation 2 of ProSparse: L_reg = lambda * sum over layers of ||x_1||_1, with x_1 = act(gate) * up.
+The paper leaves its normalization open, and that decides what a lambda means. Here the loss is
+
+    lambda * kappa * mean over tokens of (sum over layers of ||x_1||_1),
+
+the mean being over every real token of the optimizer step: all micro-batches, all processes,
+without padding. So lambda means the same at any batch size, accumulation or world size. The
+normalization-free coefficient c = lambda * kappa is what logs and records state beside lambda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prosparse.errors import UserError
+from prosparse.model.ffn import FFN
+from prosparse.model.tap import tap
+
+Normalization = Literal["mean", "summed"]
+
+
+def kappa(normalization: Normalization, d_ff: int, reference_tokens: int | None) -> float:
+    """Return what lambda is multiplied by to give the coefficient c.
+
+    Args:
+        normalization: `mean` is 1 / F, so lambda weighs the mean |x_1| of an element, summed over
+            layers. `summed` is 1e-8 * reference_tokens: the form in the authors' later code, where
+            the L1 is summed over a micro-batch and scaled by 1e-8, so that the paper's own lambdas
+            apply once the micro-batch's size in tokens is given.
+        d_ff: F, neurons of a layer.
+        reference_tokens: Tokens of the micro-batch that a `summed` lambda was tuned with.
+
+    Raises:
+        UserError: `summed` without `reference_tokens`, or the other way round.
+    """
+    if normalization == "mean":
+        if reference_tokens is not None:
+            raise UserError("reference_tokens applies to 'normalization: summed' only.")
+        return 1.0 / d_ff
+    if reference_tokens is None or reference_tokens <= 0:
+        raise UserError(
+            "'normalization: summed' needs reference_tokens, the tokens of one micro-batch "
+            f"(a whole number > 0); found {reference_tokens}."
+        )
+    return 1e-8 * reference_tokens
+
+
+@dataclass(slots=True)
+class Intermediates:
+    """What one forward pass showed of x_1."""
+
+    l1_L: list[Tensor]
+    """||x_1||_1 over the real tokens, one float32 scalar a layer, with its autograd graph."""
+    active_L: Tensor
+    """Non-zero entries of x_1 over the real tokens, int64 [L]."""
+
+
+class SparsityPenalty:
+    """Watches x_1 of every FFN during training forward passes.
+
+    Gradient checkpointing runs the forward again during backward. The hooks then compute the same
+    again, as checkpointing demands, but nothing is collected: collection is open only inside
+    `collect`, which the backward pass is never in.
+    """
+
+    def __init__(self, ffns: Sequence[FFN]) -> None:
+        self._ffns = ffns
+        self._mask_T: Tensor | None = None
+        self._is_collecting = False
+        self._l1: dict[int, Tensor] = {}
+        self._active: dict[int, Tensor] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[SparsityPenalty]:
+        """Keep the hooks on the model for the length of the block.
+
+        They stay on for a whole training run: a compiled model keeps only the hooks that it was
+        compiled with.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(tap(self._ffns, self._observe))
+            yield self
+
+    @contextmanager
+    def collect(self, attention_mask: Tensor | None) -> Iterator[None]:
+        """Collect during the forward pass inside the block; `take` returns it afterwards.
+
+        Args:
+            attention_mask: [B, S], 0 where there is padding; None when there is none.
+        """
+        self._mask_T = None if attention_mask is None else attention_mask.reshape(-1)
+        self._l1.clear()
+        self._active.clear()
+        self._is_collecting = True
+        try:
+            yield
+        finally:
+            self._is_collecting = False
+
+    def take(self) -> Intermediates:
+        """Return what the last `collect` block saw."""
+        layers = range(len(self._ffns))
+        seen = Intermediates(
+            [self._l1[layer] for layer in layers],
+            torch.stack([self._active[layer] for layer in layers]),
+        )
+        self._l1.clear()
+        self._active.clear()
+        return seen
+
+    def _observe(self, layer: int, x1: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            return  # an evaluation in the middle of training
+        x1_TF = x1.reshape(-1, x1.shape[-1])
+        if self._mask_T is not None:
+            x1_TF = x1_TF * self._mask_T[:, None]
+        # abs keeps x_1 for its backward, which down_proj keeps anyway: no memory is added.
+        l1 = x1_TF.abs().sum(dtype=torch.float32)
+        if self._is_collecting:
+            self._l1[layer] = l1
+            self._active[layer] = torch.count_nonzero(x1_TF.detach())

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse train`: steps 1 and 2 of ProSparse from a recipe, resumable at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
+
+from prosparse.data.mixture import Mixture, build_mixture
+from prosparse.measurement.run import read_windows
+from prosparse.model.checkpoint import load, load_tokenizer, save
+from prosparse.model.device import choose_device, forward_precision, provenance
+from prosparse.model.ffn import ffns
+from prosparse.model.relufy import activation_of, relufy_in_place
+from prosparse.records.codec import encode
+from prosparse.records.files import write_record
+from prosparse.records.run import StageRecord, TrainRecord
+from prosparse.training.arguments import training_arguments
+from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
+from prosparse.training.milestones import Milestones, OnMilestone
+from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.regularizer import kappa
+from prosparse.training.trainer import ProSparseTrainer
+from prosparse.training.workspace import Interrupted, Workspace
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    on_milestone: OnMilestone | None = None,
+    progress: bool = True,
+) -> TrainRecord:
+    """ReLUfy a model and train it under progressive sparsity regularization.
+
+    The folder `recipe.out` gets the trained checkpoint, `record.json`, `recipe.yaml` with every
+    default filled in, and `log.jsonl`. Until then the run is in `<out>.unfinished/`.
+
+    Args:
+        recipe: YAML file, or a `Recipe`.
+        overrides: `key.path=value` each, applied to a YAML file.
+        resume: Go on with an unfinished run from its last checkpoint, if there is one.
+        overwrite: Start again over an unfinished run, and replace `out` at the end.
+        device: `auto`, `cpu` or `cuda`.
+        trust_remote_code: Run modeling code that comes with the checkpoint.
+        on_milestone: Called with each measured milestone: the dense model, ReLU swapped in, the
+            end of each stage.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: The recipe, the model or the data cannot be used, or `out` exists.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was saved, and the message says how to go on.
+
+    Example:
+        >>> import prosparse as ps
+        >>> record = ps.train("recipes/demo.yaml", overrides=["out=runs/demo"])
+        >>> [milestone.sparsity for milestone in record.milestones]
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
+    workspace.pin_recipe(recipe)
+    where = choose_device(device)
+    precision = forward_precision(recipe.training.precision, where)
+    set_seed(recipe.training.seed)
+
+    checkpoint = workspace.last_checkpoint()
+    last_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    seconds_before = workspace.rewind_log(last_step)
+    tokenizer = load_tokenizer(recipe.model, trust_remote_code=trust_remote_code)
+    with PartialState().main_process_first():  # one process tokenizes, the others read it
+        mixture = _training_data(recipe, tokenizer, workspace, progress)
+    milestones = Milestones(
+        workspace.milestones,
+        _held_out(recipe, tokenizer),
+        precision,
+        on_milestone if PartialState().is_main_process else None,
+        progress,
+    )
+    milestones.restore(last_step)
+
+    # float32 whatever the checkpoint holds: bfloat16 master weights would swallow small updates.
+    model = load(
+        checkpoint or recipe.model,
+        dtype=torch.float32,
+        device=where,
+        trust_remote_code=trust_remote_code,
+    )
+    if checkpoint is None:
+        milestones.measure("original", model, step=0, factor=0.0, tokens_seen=0)
+        relufy_in_place(model, recipe.relufy.chosen())
+        label = f"{_spoken(model)}, untrained"
+        milestones.measure(label, model, step=0, factor=0.0, tokens_seen=0)
+    # How the model runs is the run's business, not the checkpoint's: no cache while training.
+    model.config.use_cache = False
+    trainer = _trainer(recipe, model, mixture, workspace, seconds_before, precision, where)
+    tokens_per_step = recipe.tokens_per_micro_batch * recipe.training.gradient_accumulation
+    tokens_per_step *= trainer.accelerator.num_processes
+    trainer.add_callback(StageEnds(trainer, milestones, tokens_per_step))
+    if progress:
+        trainer.add_callback(Progress(tokens_per_step))
+    _run_until_done_or_interrupted(trainer, checkpoint, workspace)
+    model.config.use_cache = True
+
+    record = _record(recipe, model, trainer, milestones, tokens_per_step, precision, where)
+    if trainer.is_world_process_zero():
+        save(model, tokenizer, workspace.folder, base=recipe.model, notes=_card_notes(record))
+        write_record(record, workspace.folder)
+        workspace.finish()
+    return record
+
+
+def _training_data(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, workspace: Workspace, progress: bool
+) -> Mixture:
+    plan = recipe.training
+    samples_per_step = plan.micro_batch_size * plan.gradient_accumulation
+    samples_per_step *= PartialState().num_processes
+    return build_mixture(
+        recipe.data.components,
+        tokenizer,
+        recipe.data.context_length,
+        recipe.regularization.schedule().num_steps * samples_per_step,
+        workspace.tokens,
+        plan.seed,
+        progress,
+    )
+
+
+def _held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list:
+    if recipe.measure is None:
+        return []
+    return read_windows(
+        recipe.measure.data, tokenizer, recipe.data.context_length, recipe.measure.tokens
+    )
+
+
+def _trainer(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    mixture: Mixture,
+    workspace: Workspace,
+    seconds_before: float,
+    precision: str,
+    where: torch.device,
+) -> ProSparseTrainer:
+    plan = recipe.regularization
+    return ProSparseTrainer(
+        model=model,
+        args=training_arguments(recipe, workspace.checkpoints, where.type, precision),
+        train_dataset=mixture,
+        data_collator=default_data_collator,
+        schedule=plan.schedule(),
+        kappa=kappa(plan.normalization, ffns(model)[0].d_ff, plan.reference_tokens),
+        log_path=workspace.log,
+        seconds_before=seconds_before,
+    )
+
+
+def _run_until_done_or_interrupted(
+    trainer: ProSparseTrainer, checkpoint: Path | None, workspace: Workspace
+) -> None:
+    stop = StopOnInterrupt()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    if stop.interrupted and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the run "
+            f"is in {workspace.folder}. The same command with --resume goes on from there."
+        )
+
+
+def _record(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    trainer: ProSparseTrainer,
+    milestones: Milestones,
+    tokens_per_step: int,
+    precision: str,
+    where: torch.device,
+) -> TrainRecord:
+    schedule = trainer.schedule
+    stages = tuple(
+        StageRecord(
+            name=schedule.stage_name(index),
+            first_step=schedule.first_step(index),
+            last_step=stage.until,
+            start_factor=schedule.start_factor(index),
+            end_factor=stage.factor,
+            end_coefficient=stage.factor * trainer.kappa,
+            end_tokens=stage.until * tokens_per_step,
+        )
+        for index, stage in enumerate(schedule.stages)
+    )
+    seconds = trainer.clock.seconds()
+    num_tokens = schedule.num_steps * tokens_per_step
+    return TrainRecord(
+        model=recipe.model,
+        recipe=encode(recipe),
+        activation=activation_of(model),
+        stages=stages,
+        milestones=tuple(milestones.reached),
+        num_steps=schedule.num_steps,
+        num_tokens=num_tokens,
+        tokens_per_step=tokens_per_step,
+        seconds=seconds,
+        tokens_per_second=num_tokens / seconds,
+        precision=precision,
+        provenance=provenance(where, recipe.training.seed),
+    )
+
+
+def _spoken(model: PreTrainedModel) -> str:
+    """Return the activation's name as people write it."""
+    names = {"relu": "ReLU", "shifted_relu": "shifted ReLU", "fatrelu": "FATReLU"}
+    return names[activation_of(model).name]
+
+
+def _card_notes(record: TrainRecord) -> list[str]:
+    """Return what the model card says about training."""
+    last = record.stages[-1]
+    notes = [
+        f"Trained for {record.num_tokens:,} tokens in {record.num_steps:,} steps of "
+        f"{record.tokens_per_step:,}, final lambda {last.end_factor:g} "
+        f"(c = {last.end_coefficient:.3g})."
+    ]
+    if record.milestones:
+        final = record.milestones[-1]
+        notes.append(
+            f"Activation sparsity {final.sparsity:.4f}, mean over layers, on "
+            + ", ".join(f"{m.num_tokens:,} tokens of {m.data}" for m in final.data)
+            + "; perplexity "
+            + ", ".join(f"{m.perplexity:.2f} ± {m.perplexity_stderr:.2f} ({m.data})" for m in final.data)
+            + "."
+        )
+    return notes

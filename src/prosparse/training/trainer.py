@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transformers.Trainer with the sparsity penalty added to its loss, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from prosparse.errors import UserError
+from prosparse.model.ffn import FFN, ffns
+from prosparse.training.regularizer import Intermediates, SparsityPenalty
+from prosparse.training.schedule import Schedule
+
+
+class ProSparseTrainer(Trainer):
+    """Minimizes L_lm + L_reg(lambda), lambda being a function of the step (Section 3.2).
+
+    Args:
+        schedule: lambda at every step.
+        kappa: c = lambda * kappa, see `prosparse.training.regularizer`.
+        log_path: JSONL file that gets one line for each logged step.
+        seconds_before: Time already spent by the parts of the run before a resume.
+        **kwargs: As for `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        kappa: float,
+        log_path: Path,
+        seconds_before: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.schedule = schedule
+        self.kappa = kappa
+        self.log_path = log_path
+        self.clock = Clock(seconds_before)
+        self.ffns = ffns(self.model)
+        self.penalty = SparsityPenalty(self.ffns)
+        self._tokens_in_step = 0
+        self._totals = Totals(len(self.ffns), self.args.device)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, with the penalty's hooks on the model from before it is compiled to the end."""
+        refuse_liger_ffn(self.args)
+        with self.penalty.attached():
+            return super().train(*args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """Fetch the micro-batches of one optimizer step, and count their real tokens."""
+        refuse_replaced_forward(self.ffns)
+        samples, num_items = super().get_batch_samples(*args, **kwargs)
+        tokens = torch.tensor(sum(count_tokens(batch) for batch in samples), device=self.args.device)
+        self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
+        return samples, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the language-modeling loss plus the penalty of one micro-batch.
+
+        Both are this micro-batch's share of a mean over all tokens of the optimizer step. The
+        Trainer sums micro-batches and averages processes, so the share is multiplied by the number
+        of processes; where a model's own loss is a mean over the micro-batch instead, the Trainer
+        divides by the number of micro-batches afterwards, and the penalty makes up for that.
+        """
+        with self.penalty.collect(inputs.get("attention_mask")):
+            lm_loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        seen = self.penalty.take()
+        is_share_of_step = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        parts = 1 if is_share_of_step else self.current_gradient_accumulation_steps
+        num_processes = self.accelerator.num_processes
+
+        l1 = torch.stack(seen.l1_L).sum() / self._tokens_in_step
+        factor = self.schedule.factor(self.state.global_step + 1)
+        self._totals.add(
+            lm_loss.detach() / (num_processes if is_share_of_step else num_processes * parts),
+            l1.detach(),
+            factor * self.kappa * l1.detach(),
+            seen,
+        )
+        loss = lm_loss
+        if factor > 0:
+            loss = lm_loss + num_processes * parts * factor * self.kappa * l1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the Trainer does, and append the full line of this step to the run's own log."""
+        if "loss" in logs and "learning_rate" in logs:
+            logs = {**logs, **self._write_log_line(logs)}
+        super().log(logs, start_time)
+
+    def _write_log_line(self, logs: dict[str, float]) -> dict[str, float]:
+        step = self.state.global_step
+        num_steps = step - self._totals.since_step
+        totals = self.accelerator.reduce(self._totals.values, "sum").tolist()
+        lm_loss, l1, regularization = (total / num_steps for total in totals[:3])
+        tokens = self._tokens_in_step * num_steps
+        layer_sparsity = [
+            1 - active / (tokens * ffn.d_ff)
+            for active, ffn in zip(totals[3:], self.ffns, strict=True)
+        ]
+        seconds = self.clock.seconds()
+        line: dict[str, Any] = {
+            "step": step,
+            "tokens": self._tokens_in_step * step,
+            "loss": lm_loss,
+            "regularization": regularization,
+            "l1": l1,
+            "factor": self.schedule.factor(step),
+            "coefficient": self.schedule.factor(step) * self.kappa,
+            "sparsity": sum(layer_sparsity) / len(layer_sparsity),
+            "layer_sparsity": layer_sparsity,
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens_per_second": tokens / max(seconds - self._totals.since_seconds, 1e-9),
+            "seconds": seconds,
+        }
+        self._totals.reset(step, seconds)
+        if self.is_world_process_zero():
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return {"lm_loss": lm_loss, "sparsity": line["sparsity"], "factor": line["factor"]}
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.clock.paused():
+            super()._save_checkpoint(*args, **kwargs)
+
+
+class Totals:
+    """Sums over the micro-batches since the last log line, kept on the device until it is due."""
+
+    def __init__(self, num_layers: int, device: torch.device) -> None:
+        self.values = torch.zeros(3 + num_layers, dtype=torch.float64, device=device)
+        """[lm loss, l1, regularization, active entries of each layer]."""
+        self.since_step = 0
+        self.since_seconds = 0.0
+
+    def add(self, lm_loss: Tensor, l1: Tensor, regularization: Tensor, seen: Intermediates) -> None:
+        """Add one micro-batch's shares."""
+        self.values[:3] += torch.stack([lm_loss, l1, regularization])
+        self.values[3:] += seen.active_L
+
+    def reset(self, step: int, seconds: float) -> None:
+        """Start anew from a step."""
+        self.values.zero_()
+        self.since_step, self.since_seconds = step, seconds
+
+
+class Clock:
+    """Wall-clock seconds of training, without measurements and checkpoint writing."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._elapsed = seconds_before
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Start running."""
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return self._elapsed + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stand still inside the block."""
+        self._elapsed, self._since = self.seconds(), None
+        try:
+            yield
+        finally:
+            self.start()
+
+
+def count_tokens(batch: dict[str, Tensor]) -> int:
+    """Return the real tokens of a micro-batch: those that are not padding."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
+def refuse_liger_ffn(args: Any) -> None:
+    """Raise when liger-kernel would replace the FFN.
+
+    Its SwiGLU and GeGLU patches rebind `mlp.forward` to a SiLU or GELU one without looking at the
+    config: a ReLU model would silently train as a SiLU model.
+
+    Raises:
+        UserError: `use_liger_kernel` is on and its FFN patches are not turned off.
+    """
+    if not args.use_liger_kernel:
+        return
+    config = args.liger_kernel_config or {}
+    if config.get("swiglu", True) or config.get("geglu", True):
+        raise UserError(
+            "liger-kernel replaces the FFN by a SiLU or GELU one; set "
+            'liger_kernel_config={"swiglu": False, "geglu": False} to use its other kernels.'
+        )
+
+
+def refuse_replaced_forward(found: list[FFN]) -> None:
+    """Raise when something has rebound an FFN's forward, which may ignore its activation.
+
+    Raises:
+        UserError: An FFN module carries a `forward` of its own.
+    """
+    for ffn in found:
+        if "forward" in vars(ffn.module):
+            raise UserError(
+                f"The forward of {ffn.name} was replaced after loading; a patch of the FFN can "
+                "run another activation than the model's, so it must be removed before training."
+            )

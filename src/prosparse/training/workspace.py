@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder a run works in, until it is whole and takes the name it was promised.
+
+`<out>.unfinished/` holds what a resume needs: the recipe, trainer checkpoints, the log and the
+tokenized data. It becomes `<out>/` only when the run is done, so a folder without that suffix is
+always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from prosparse.errors import UserError
+from prosparse.records.files import LOG_NAME, put_in_place, read_log, refuse_existing, write_whole
+from prosparse.training.recipe import Recipe
+
+RECIPE_NAME = "recipe.yaml"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; the message says how to go on."""
+
+
+class Workspace:
+    """The working folder of one run.
+
+    Args:
+        out: Where the finished run will stand.
+        overwrite: Start anew over an unfinished run, and replace `out` at the end.
+        resume: Go on with an unfinished run if there is one.
+
+    Raises:
+        UserError: `out` exists, or an unfinished run does and neither option was given.
+    """
+
+    def __init__(self, out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        refuse_existing(out, overwrite)
+        self.out = out
+        self.overwrite = overwrite
+        self.folder = out.with_name(out.name + ".unfinished")
+        if self.folder.exists() and not resume:
+            if not overwrite:
+                raise UserError(
+                    f"An unfinished run is in {self.folder}; pass --resume to go on with it or "
+                    "--overwrite to start again."
+                )
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the trainer's checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def tokens(self) -> Path:
+        """Folder of the tokenized training data."""
+        return self.folder / "tokens"
+
+    @property
+    def log(self) -> Path:
+        """The JSONL log of the training steps."""
+        return self.folder / LOG_NAME
+
+    @property
+    def milestones(self) -> Path:
+        """The milestones reached so far, one a line."""
+        return self.folder / "milestones.jsonl"
+
+    def pin_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe down, or check that a resumed run is still the same one.
+
+        Raises:
+            UserError: The unfinished run was started with another recipe; names the difference.
+        """
+        path = self.folder / RECIPE_NAME
+        text = recipe.to_yaml()
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text)
+            raise UserError(
+                f"The unfinished run in {self.folder} has another recipe ({_difference(old, new)}); "
+                "resume it with the recipe it began with, or pass --overwrite to start again."
+            )
+        write_whole(path, text)
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint.
+
+        The trainer writes a checkpoint's state file last, so one that was cut short has none or a
+        broken one, and is passed over.
+        """
+        found = sorted(
+            self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])
+        )
+        for path in found:
+            try:
+                json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            except (OSError, json.JSONDecodeError):
+                shutil.rmtree(path)  # in the way of the checkpoint that will take its name
+                continue
+            return path
+        return None
+
+    def rewind_log(self, last_step: int) -> float:
+        """Drop log lines after `last_step`; return the training seconds up to it."""
+        lines = [line for line in read_log(self.log) if line["step"] <= last_step]
+        write_whole(self.log, "".join(json.dumps(line) + "\n" for line in lines))
+        return lines[-1]["seconds"] if lines else 0.0
+
+    def finish(self) -> None:
+        """Remove what only a resume needs, and take the promised name."""
+        for folder in (self.checkpoints, self.tokens):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.milestones.unlink(missing_ok=True)
+        put_in_place(self.folder, self.out, self.overwrite)
+
+
+def _difference(old: object, new: object, path: str = "") -> str:
+    """Return the first place where two recipes differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                where = f"{path}.{key}" if path else str(key)
+                return _difference(old.get(key), new.get(key), where)
+    return f"{path}: {old!r} then, {new!r} now"
