@@ -135,7 +135,7 @@ def _log_entry(step):
     rise = (math.sin(-math.pi / 2 + math.pi * (step - first + 1) / (last - first + 1)) + 1) / 2
     factor = start + (end - start) * rise
     sparsity = 0.62 + 0.03 * (1 - math.exp(-step / 12)) + 0.19 * (factor / 0.2) ** 0.45
-    noise = math.sin(12.9898 * step) * 0.09
+    noise = 0.12 * (math.sin(12.9898 * step**2) + math.sin(4.7 * step**1.5))
     loss = 2.9 + 6.5 * math.exp(-step / 5) + noise
     return {
         "step": step,
@@ -146,7 +146,7 @@ def _log_entry(step):
         "factor": factor,
         "coefficient": factor / 1536,
         "sparsity": sparsity + noise / 40,
-        "layer_sparsity": layer_shares(sparsity),
+        "layer_sparsity": layer_shares(sparsity + noise / 60),
         "learning_rate": 3e-4,
         "grad_norm": 1.2,
         "tokens_per_second": 51_200.0,

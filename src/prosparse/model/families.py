@@ -2,10 +2,11 @@
 """Where each model family of transformers keeps its feed-forward network (FFN), as one table.
 
 A row says how to walk from the causal language model to the projections of a layer's FFN, which is
-either gated, `down(act(gate(x)) * up(x))`, or plain, `down(act(up(x)))`. Only families whose
-forward is exactly that and nothing more have a row: no normalization, multiplier or dropout
-between activation and `down` (bitnet, falcon_h1, biogpt), no mixture of experts, no activation
-that is a bare function and cannot be replaced (lfm2). A model without a row is looked at by
+either gated, `down(act(gate(x)) * up(x))`, or plain, `down(act(up(x)))`. Only families that are
+exactly that and nothing more have a row: no normalization, multiplier or dropout between
+activation and `down` (bitnet, falcon_h1, biogpt), no mixture of experts, no activation that is a
+bare function and cannot be replaced (lfm2), none whose config field sets more than the FFN's
+activation (qwen3_5 and its linear attention). A model without a row is looked at by
 `prosparse.model.structure`; a new row makes it known for good.
 """
 
@@ -92,11 +93,8 @@ FAMILIES: dict[str, Family] = {
     "olmo": LLAMA,
     "olmo2": LLAMA,
     "olmo3": LLAMA,
-    "olmo_hybrid": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "qwen3_5_text": LLAMA,
-    "recurrent_gemma": replace(GEMMA2, ffn="mlp_block"),
     "seed_oss": LLAMA,
     "smollm3": LLAMA,
     "stablelm": LLAMA,
@@ -124,7 +122,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "nanochat": PHI,
     "nemotron": NEMOTRON,
-    "opt": replace(PHI, ffn="", config_key="activation_function"),
+    "opt": replace(PHI, layers="model.decoder.layers", ffn="", config_key="activation_function"),
     "persimmon": replace(GPT_NEOX, layers="model.layers"),
     "phi": PHI,
     "starcoder2": replace(GPT2, layers="model.layers", config_key="hidden_act"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load a GGUF file as a plain, trainable transformers model.
 
-Three things need care. Newer transformers keep GGUF blocks packed unless told otherwise, and packed
+Three things need care. transformers keeps GGUF blocks packed unless told otherwise, and packed
 weights can be neither trained nor saved. A GGUF names no activation function: what loads is the
 family's default unless the file carries our own key. And the tokenizer converter ignores
 `tokenizer.ggml.pre`, the file's name for its pre-tokenizer.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from packaging.version import Version
 
 from prosparse.errors import UserError
 
@@ -35,7 +34,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         UserError: The file does not exist, is not a whole GGUF, or its architecture is unknown.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     from prosparse.model.activation import SPARSE_ACTIVATIONS
     from prosparse.model.relufy import activation_of, relufy_in_place
@@ -44,7 +43,10 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     metadata = read_metadata(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, **_unpacked()
+            path.parent,
+            gguf_file=path.name,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
@@ -115,14 +117,3 @@ def read_metadata(path: Path) -> dict[str, Any]:
         for name, field in reader.fields.items()
         if len(field.data) == 1 and "tokens" not in name
     }
-
-
-def _unpacked() -> dict[str, Any]:
-    """Return what makes `from_pretrained` unpack GGUF blocks on this version of transformers."""
-    import transformers
-
-    if Version(transformers.__version__) < Version("5.18"):
-        return {}  # always unpacks
-    from transformers import GgufConfig
-
-    return {"quantization_config": GgufConfig(dequantize=True)}

@@ -11,11 +11,12 @@ matter here. When no arrangement or more than one fits, the model is refused, ne
 from __future__ import annotations
 
 import contextlib
+import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
@@ -55,20 +56,19 @@ def find_family(model: PreTrainedModel) -> Family:
         if sum(_is_projection(part) for part in module.children()) >= 2
     }
     calls = _probe(model, layers[0], list(owners.values()))
-    config_key = _config_key(model.config.get_text_config())
     found = [
-        Family(path, name, gate, up, down, activation, config_key, fused)
+        Family(path, name, gate, up, down, activation, None, fused)
         for name, owner in owners.items()
         for gate, up, down, activation, fused in _arrangements(owner, calls)
     ]
     if len(found) != 1:
         tried = ", ".join(f"{path}.0.{name}".rstrip(".") for name in owners) or "none"
         raise _refusal(model, f"{len(found)} (modules that own two or more projections: {tried})")
-    return found[0]
+    return replace(found[0], config_key=_config_key(model, found[0], len(layers)))
 
 
 def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Return the longest ModuleList, and its path; lists inside another (heads, experts) apart."""
+    """Return the longest ModuleList and its path; lists within a list (experts) do not count."""
     outermost: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in outermost)
@@ -76,7 +76,11 @@ def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             outermost[name] = module
     if not outermost:
         raise _refusal(model, "no ModuleList of layers")
-    return max(outermost.items(), key=lambda item: len(item[1]))
+    path, layers = max(outermost.items(), key=lambda item: len(item[1]))
+    alike = [name for name, other in outermost.items() if type(other[0]) is type(layers[0])]
+    if len(alike) > 1:  # half of a model would be found, and half of it changed
+        raise _refusal(model, f"its layers spread over {', '.join(alike)}")
+    return path, layers
 
 
 def _probe(model: PreTrainedModel, layer: nn.Module, owners: list[nn.Module]) -> Calls:
@@ -88,7 +92,7 @@ def _probe(model: PreTrainedModel, layer: nn.Module, owners: list[nn.Module]) ->
 
     def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls[module] = (args[0].float(), output.float())
+            calls[module] = (args[0], output)
 
     def stop(*_: object) -> None:
         raise LayerDone
@@ -121,11 +125,11 @@ def _arrangements(
     ran = {name: part for name, part in owner.named_children() if part in calls}
     projections = {name: calls[part] for name, part in ran.items() if _is_projection(part)}
     for activation, part in ran.items():
-        if activation in projections or not _is_activation(part, *calls[part]):
+        if activation in projections:
             continue
         for gate, up, fused, expected in _intermediates(projections, *calls[part]):
             for down, (x_1, _) in projections.items():
-                if _same(x_1, expected):
+                if _same(x_1, expected) and _is_activation(part, *calls[part]):
                     yield gate, up, down, activation, fused
 
 
@@ -165,15 +169,44 @@ def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree up to rounding; all zeros prove nothing and agree with nothing."""
     if a.shape != b.shape:
         return False
-    return bool(b.norm() > 0) and bool((a - b).norm() <= TOLERANCE * b.norm())
+    error, size = (a.float() - b.float()).norm(), b.float().norm()
+    return bool(size > 0) and bool(error <= TOLERANCE * size)
 
 
-def _config_key(config: PreTrainedConfig) -> str | None:
-    """Return the one config field, of those that known families use, that names an activation."""
-    known = {family.config_key for family in FAMILIES.values() if family.config_key}
-    fields = config.to_dict()
-    found = [key for key in known if isinstance(fields.get(key), str) and fields[key] in ACT2FN]
-    return found[0] if len(found) == 1 else None
+def _config_key(model: PreTrainedModel, family: Family, num_layers: int) -> str | None:
+    """Return the config field that names the activation function of the FFNs and of nothing else.
+
+    The model's own constructor is asked: what does it build when that field names another one?
+    """
+    ffn_modules = {
+        ".".join(part for part in (family.layers, str(index), family.ffn) if part)
+        for index in range(num_layers)
+    }
+    activations = {f"{name}.{family.activation}" for name in ffn_modules}
+    fields = model.config.get_text_config().to_dict()
+    built = _built_by(model, model.config)
+    for key in sorted({row.config_key for row in FAMILIES.values() if row.config_key}):
+        if not isinstance(fields.get(key), str):
+            continue
+        config = copy.deepcopy(model.config)
+        setattr(config.get_text_config(), key, "silu" if fields[key] == "relu" else "relu")
+        changed = {name for name, _ in built ^ _built_by(model, config)}
+        elsewhere = sorted(changed - activations - ffn_modules)
+        if elsewhere:
+            raise _refusal(model, f"that '{key}' in its config also sets {elsewhere[0]}")
+        if activations <= changed:
+            return key
+    return None
+
+
+def _built_by(model: PreTrainedModel, config: PreTrainedConfig) -> set[tuple[str, str]]:
+    """Return the name of every module that a config makes, with its class and its text settings."""
+    with torch.device("meta"):  # no weights: costs neither memory nor random numbers
+        twin = type(model)(config)
+    return {
+        (name, f"{type(module)} {[value for value in vars(module).values() if type(value) is str]}")
+        for name, module in twin.named_modules()
+    }
 
 
 def _refusal(model: PreTrainedModel, found: str) -> UserError:

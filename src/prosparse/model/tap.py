@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -43,7 +45,8 @@ def tap(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator
 
     def hook_for(ffn: FFN) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.add(ffn.name)
+            if not torch.compiler.is_compiling():  # a set that grows would force a recompilation
+                seen.add(ffn.name)
             observe(ffn.layer, args[0])
 
         return hook

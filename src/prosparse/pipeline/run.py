@@ -21,7 +21,7 @@ from prosparse.records.files import LOG_NAME, read_record, write_record
 from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation
 from prosparse.records.threshold import ThresholdRecord
-from prosparse.reporting.page import write_report
+from prosparse.reporting.page import report
 from prosparse.runtime.generate import OnText, generate
 from prosparse.thresholds.run import threshold
 from prosparse.thresholds.search import OnCandidate
@@ -105,7 +105,7 @@ def sparsify(
         ) from None
     (workspace.folder / "trained" / LOG_NAME).replace(workspace.folder / LOG_NAME)
     write_record(record, workspace.folder)
-    write_report(workspace.folder)
+    report(workspace.folder)
     shutil.rmtree(workspace.folder / "trained")
     workspace.finish()
     return record

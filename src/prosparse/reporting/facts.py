@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from prosparse.records.files import Record
+from typing import TYPE_CHECKING
+
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import compact_number, duration, listing
+
+if TYPE_CHECKING:
+    from prosparse.records.files import Record
 
 
 def run_facts(record: Record) -> Grid:
@@ -44,14 +48,17 @@ def reading_notes(record: Record) -> list[str]:
     if isinstance(record, ThresholdRecord | SparsifyRecord):
         notes.append(
             "A threshold's perplexity increase comes from paired differences of the same windows, "
-            "so its standard error is far smaller than that of either perplexity."
+            "so its standard error is usually much smaller than that of either perplexity."
         )
     if isinstance(record, TrainRecord | SparsifyRecord):
-        notes.append(
-            "The curves over steps are of the training batches; the milestones are of the held-out "
-            "text above, so the two need not meet. Training adapts the model to its data, which "
-            "moves perplexity by itself: stage 0 (lambda = 0) shows that part alone."
-        )
+        notes += [
+            "The change of perplexity at the top compares the last milestone with the first, as the "
+            "geometric mean over data sets. Training also adapts the model to its data, which moves "
+            "perplexity by itself; only the dense model trained on the same tokens would tell the "
+            "two apart.",
+            "The curves over steps are of the training batches, the milestones of held-out text, so "
+            "the two need not meet.",
+        ]
     return notes
 
 

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prosparse.records.run import Milestone, StageRecord
-from prosparse.records.sparsity import DataMeasure, MeasureRecord
-from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 from prosparse.reporting.numerals import (
     compact_count,
     compact_number,
@@ -16,6 +13,13 @@ from prosparse.reporting.numerals import (
     percent,
     with_error,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prosparse.records.run import Milestone, StageRecord
+    from prosparse.records.sparsity import DataMeasure, MeasureRecord
+    from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 
 Row = tuple[str, ...]
 

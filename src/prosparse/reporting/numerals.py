@@ -54,7 +54,7 @@ def compact_number(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time span in the two units that say most, e.g. `4 min 10 s`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -65,7 +65,9 @@ def duration(seconds: float) -> str:
 
 def listing(items: list[str]) -> str:
     """Return items as words: `a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def _spec(value: float) -> str:

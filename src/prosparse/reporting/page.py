@@ -7,7 +7,7 @@ generated text are untrusted, so the HTML template escapes everything but our ow
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prosparse.errors import UserError
 from prosparse.records.files import LOG_NAME, Record, read_log, read_record, write_whole
@@ -16,17 +16,21 @@ from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import headline, tiles
 from prosparse.reporting.tables import markdown_table, markdown_text
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 
 
-def write_report(folder: Path) -> Path:
+def report(folder: Path) -> Path:
     """Write `report.html` and `report.md` into a run's output folder; return the HTML's path.
 
     Raises:
         UserError: The folder has no record, or matplotlib or jinja2 is not installed.
     """
     html, markdown = render_report(folder)
+    folder = _without_record_name(folder)
     write_whole(folder / MARKDOWN_NAME, markdown)
     write_whole(folder / HTML_NAME, html)
     return folder / HTML_NAME
@@ -36,7 +40,8 @@ def render_report(folder: Path) -> tuple[str, str]:
     """Return the report on a run's output folder as (HTML, Markdown).
 
     Args:
-        folder: Has a `record.json` of any kind, and a `log.jsonl` where something was trained.
+        folder: Has a `record.json` of any kind, and a `log.jsonl` where something was trained;
+            or the path of that `record.json`.
 
     Raises:
         UserError: The folder has no record, or matplotlib or jinja2 is not installed.
@@ -59,7 +64,7 @@ def render_report(folder: Path) -> tuple[str, str]:
         "kind": record.kind,
         "headline": headline(record),
         "tiles": tiles(record),
-        "sections": sections(record, read_log(folder / LOG_NAME)),
+        "sections": sections(record, read_log(_without_record_name(folder) / LOG_NAME)),
         "facts": run_facts(record),
         "notes": reading_notes(record),
     }
@@ -67,6 +72,11 @@ def render_report(folder: Path) -> tuple[str, str]:
         environment.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")
     )
     return html, markdown
+
+
+def _without_record_name(folder: Path) -> Path:
+    """Return the folder itself also when it was named by its record, as `read_record` allows."""
+    return folder.parent if folder.suffix == ".json" else folder
 
 
 def _short_name(record: Record) -> str:

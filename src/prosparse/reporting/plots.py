@@ -9,17 +9,19 @@ behind the choice of t (Appendix O) as a curve. `log` is the content of a run's 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prosparse.records.run import StageRecord
-from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 from prosparse.reporting.numerals import compact_number, increase, percent
 from prosparse.reporting.stage_strip import draw_stages
 from prosparse.reporting.svg import BLUE, GRAY, GREEN, INK, ORANGE, drawing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+
+    from prosparse.records.run import StageRecord
+    from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 
 Log = list[dict[str, Any]]
 
@@ -39,11 +41,11 @@ def training_curve(log: Log, stages: tuple[StageRecord, ...]) -> str:
         top.set_ylim(0, 100)
         _factor_behind(top, steps, factors)
 
-        window = max(1, len(log) // 30)
+        reach = len(log) // 40
         _curve(bottom, steps, losses, "#B9C0C7", width=0.9, label="each log line")
-        if window > 1:
-            label = f"mean of the last {window} lines"
-            _curve(bottom, steps, _running_mean(losses, window), INK, label=label)
+        if reach > 0:
+            label = f"mean of {2 * reach + 1} lines around"
+            _curve(bottom, steps, _smooth(losses, reach), INK, label=label)
             bottom.legend(loc="upper right", ncols=2)
         bottom.set_ylabel("language-modeling\nloss (nats per token)")
         bottom.set_xlabel("optimizer step")
@@ -69,7 +71,7 @@ def sparsity_heatmap(log: Log, stages: tuple[StageRecord, ...]) -> str:
             bar = plot.figure.colorbar(mesh, ax=[strip, axes], pad=0.015, aspect=28)
             bar.set_label("sparsity of the training batch (%)")
             bar.outline.set_visible(False)
-            axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="y", integer=True)
     return plot.svg
 
 
@@ -101,7 +103,7 @@ def layer_sparsity(
         axes.set_xlabel("layer (0 is next to the input)")
         axes.set_ylabel("sparsity (%)")
         axes.grid(axis="y")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.02)
         axes.legend(loc="lower right")
     return plot.svg
@@ -141,7 +143,7 @@ def threshold_tradeoff(record: ThresholdRecord) -> str:
         _off_scale(axes, [c for c in candidates if c not in shown])
         axes.set_xlabel("sparsity (%)")
         axes.set_ylabel("perplexity increase over t = 0 (%)")
-        axes.margins(x=0.06, y=0.15)
+        axes.margins(x=0.06, y=0.22)
         axes.grid(axis="y")
     return plot.svg
 
@@ -178,12 +180,15 @@ def _annotate(axes: Axes, candidate: ThresholdCandidate, is_chosen: bool) -> Non
     point = (100 * candidate.sparsity, 100 * candidate.perplexity_increase)
     name = f"t = {compact_number(candidate.threshold)}"
     if is_chosen:
-        axes.plot(*point, "o", color=GREEN, markersize=11, markerfacecolor="none", zorder=4)
+        axes.plot(*point, "o", color=GREEN, markersize=12, markerfacecolor="none", zorder=4)
     axes.annotate(
         f"{name}, chosen" if is_chosen else name,
         point,
-        xytext=(7, -13),
+        xytext=(5, -9),
         textcoords="offset points",
+        rotation=-30,  # small thresholds lie close together
+        rotation_mode="anchor",
+        va="top",
         color=GREEN if is_chosen else INK,
         fontweight="bold" if is_chosen else "normal",
     )
@@ -207,8 +212,8 @@ def _off_scale(axes: Axes, candidates: list[ThresholdCandidate]) -> None:
         )
 
 
-def _running_mean(values: list[float], window: int) -> list[float]:
-    spans = (values[max(0, end - window) : end] for end in range(1, len(values) + 1))
+def _smooth(values: list[float], reach: int) -> list[float]:
+    spans = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
     return [sum(span) / len(span) for span in spans]
 
 

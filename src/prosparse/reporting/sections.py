@@ -8,12 +8,10 @@ text. What a record lacks simply makes no section.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prosparse.records.files import Record
 from prosparse.records.run import Milestone, RelufyRecord, Sample, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
@@ -27,6 +25,11 @@ from prosparse.reporting.grids import (
     threshold_grid,
 )
 from prosparse.reporting.numerals import compact_number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prosparse.records.files import Record
 
 Log = list[dict[str, Any]]
 
@@ -112,7 +115,7 @@ def _milestone_sections(milestones: Sequence[Milestone]) -> list[Section]:
 def _training_sections(record: TrainRecord, log: Log) -> list[Section]:
     schedule = Section(
         "Schedule",
-        "Lambda within a stage rises along a sine from its first to its last value. "
+        "Within a stage lambda goes from its first to its last value along half a sine period. "
         "c is what multiplies the L1 norm (summed over layers, mean over tokens), so it compares "
         "between normalizations.",
         grid=stage_grid(record.stages),
@@ -144,7 +147,7 @@ def _final_layers(milestones: Sequence[Milestone]) -> list[Section]:
 
 def _threshold_sections(record: ThresholdRecord) -> list[Section]:
     text = (
-        "Activations below t become zero as well (FATReLU). The largest t whose perplexity "
+        "Gate values below t become zero as well (FATReLU). The largest t whose perplexity "
         f"increase stays within {compact_number(100 * record.max_perplexity_increase)} % is chosen."
     )
     figure = plots.threshold_tradeoff(record)

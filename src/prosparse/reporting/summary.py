@@ -9,10 +9,9 @@ uses; sparsity is each milestone's own mean over all tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import singledispatch
+from typing import TYPE_CHECKING
 
-from prosparse.records.files import Record
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
@@ -25,6 +24,11 @@ from prosparse.reporting.numerals import (
     percent,
     with_error,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prosparse.records.files import Record
 
 Tile = tuple[str, str]
 """A large figure and what it is."""
@@ -130,7 +134,10 @@ def _(record: SparsifyRecord) -> str:
 def _(record: SparsifyRecord) -> list[Tile]:
     return [
         *_line_tiles(record.milestones),
-        (compact_count(record.training.num_tokens), f"tokens in {record.training.num_steps:,} steps"),
+        (
+            compact_count(record.training.num_tokens),
+            f"tokens in {record.training.num_steps:,} steps",
+        ),
         (duration(record.seconds), "for the whole line"),
     ]
 
@@ -158,7 +165,9 @@ def _line_in_words(milestones: Sequence[Milestone], cost: str) -> str:
     if len(milestones) == 1:
         return f"{zeros}."
     change = perplexity_change(first, last)
-    quality = f"{increase(change)} perplexity" if math.isfinite(change) else "unmeasurable perplexity"
+    quality = (
+        f"{increase(change)} perplexity" if math.isfinite(change) else "unmeasurable perplexity"
+    )
     return (
         f"{zeros}, at {quality} against “{first.label}” "
         f"(where {percent(first.sparsity, 1)} were zero)."

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart under every common color vision deficiency.
@@ -79,9 +80,22 @@ def drawing(name: str, width: float, height: float) -> Iterator[Drawing]:
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         plot = Drawing(Figure(figsize=(width, height), layout="constrained"))
         yield plot
+        _settle_layout(plot.figure)
         stream = io.StringIO()
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         plot.figure.savefig(stream, format="svg", metadata=no_metadata)
     text = stream.getvalue()
     inline = text[text.index("<svg") :].strip()  # without XML prolog and doctype
     plot.svg = re.sub(r'<g id="[^"]*"', "<g", inline)  # figure_1, axes_1: the same in every plot
+
+
+def _settle_layout(figure: Figure) -> None:
+    """Fix the axes where the layout engine puts them, to four digits.
+
+    Its last digits depend on the order of a set, and with them the ids of clip paths.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        x, y, width, height = (round(edge, 4) for edge in axes.get_position(original=True).bounds)
+        axes.set_position((x, y, width, height))

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from prosparse.records.run import Milestone
-from prosparse.records.sparsity import MeasureRecord
-from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 from prosparse.reporting.grids import (
     Grid,
     Row,
@@ -21,6 +18,13 @@ from prosparse.reporting.grids import (
     threshold_row,
 )
 from prosparse.reporting.numerals import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prosparse.records.run import Milestone
+    from prosparse.records.sparsity import MeasureRecord
+    from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
 
 PERPLEXITY_WIDTH = 17  # `1.2e+07 ± 3.4e+06`, the widest that `with_error` writes
 BAR_WIDTH = 40

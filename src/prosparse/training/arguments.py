@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import TrainingArguments
 
 from prosparse.training.recipe import Recipe
@@ -21,14 +24,12 @@ def training_arguments(recipe: Recipe, folder: Path, device: str, precision: str
         precision: `float32` or `bfloat16` (autocast; weights and optimizer stay float32).
     """
     plan = recipe.training
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.regularization.schedule().num_steps,
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.gradient_accumulation,
-        gradient_checkpointing=plan.gradient_checkpointing,
-        # The reentrant kind hides the intermediate x_1 from autograd, and with it the penalty.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **_checkpointing(plan.gradient_checkpointing),
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": plan.final_learning_rate_ratio},
@@ -56,3 +57,16 @@ def training_arguments(recipe: Recipe, folder: Path, device: str, precision: str
         report_to="none",
         disable_tqdm=True,
     )
+    # On a machine with several GPUs the Trainer would wrap the model in nn.DataParallel, whose
+    # replicas no hook's bookkeeping survives; several GPUs are used with torchrun.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _checkpointing(is_on: bool) -> dict[str, Any]:
+    """Return the arguments of gradient checkpointing, which transformers 5.18 renamed."""
+    name = "activation_checkpointing"
+    if Version(transformers.__version__) < Version("5.18"):
+        name = "gradient_checkpointing"
+    # The reentrant kind hides the intermediate x_1 from autograd, and with it the penalty.
+    return {name: is_on, f"{name}_kwargs": {"use_reentrant": False}}

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate.utils import reduce
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -114,6 +117,9 @@ class StopOnInterrupt(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop where a checkpoint is whole."""
+        if args.world_size > 1:  # at the same step, or the others would wait for ever
+            noted = torch.tensor(int(self.interrupted), device=args.device)
+            self.interrupted = bool(reduce(noted, "sum").item())
         if self.interrupted and state.global_step < state.max_steps:
             control.should_log = control.should_save = control.should_training_stop = True
 
@@ -124,6 +130,6 @@ class StopOnInterrupt(TrainerCallback):
             self._previous = None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        tqdm.write("Stopping after this step; Ctrl-C again stops at once.")
+        tqdm.write("Stopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
         self.interrupted = True
         self.restore()

@@ -8,6 +8,7 @@ the file, the place and the nearest valid key. `--set key.path=value` changes on
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from prosparse.errors import UserError
 from prosparse.model.activation import make_activation
 from prosparse.records.codec import decode, encode
 from prosparse.records.sparsity import Activation
-from prosparse.training.regularizer import Normalization
+from prosparse.training.regularizer import Normalization, kappa
 from prosparse.training.schedule import Schedule, Stage
 
 
@@ -52,6 +53,10 @@ class DataPlan:
     """Named sources with optional weights."""
     context_length: int = 4096
     """Tokens in one training sample (Appendix L: 4,096)."""
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise UserError(f"context_length must be at least 2; found {self.context_length}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,19 @@ class TrainingPlan:
         for name in ("micro_batch_size", "gradient_accumulation", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; found {getattr(self, name)}.")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate must be > 0; found {self.learning_rate}.")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be >= 0; found {getattr(self, name)}.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be >= 0 and < 1; found {getattr(self, name)}.")
+        if not 0 <= self.final_learning_rate_ratio <= 1:
+            raise UserError(
+                "final_learning_rate_ratio must be from 0 to 1; found "
+                f"{self.final_learning_rate_ratio}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,7 @@ class RegularizationPlan:
 
     def __post_init__(self) -> None:
         self.schedule()
+        kappa(self.normalization, 1, self.reference_tokens)  # checks that the two go together
 
     def schedule(self) -> Schedule:
         """Return the checked schedule."""
@@ -129,6 +146,15 @@ class ThresholdPlan:
     """Appendix O's."""
     max_perplexity_increase: float = 0.01
     """0.01 is one percent."""
+
+    def __post_init__(self) -> None:
+        # The search checks these too, but only after the training that comes before it.
+        if not (self.candidates and all(0 < value < math.inf for value in self.candidates)):
+            raise UserError(f"candidates must be numbers > 0; found {list(self.candidates)}.")
+        if not self.max_perplexity_increase >= 0:
+            raise UserError(
+                f"max_perplexity_increase must be >= 0; found {self.max_perplexity_increase}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +187,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.measure is None:
             raise UserError("a 'threshold' section needs a 'measure' section with held-out data.")
+        if self.threshold is not None and self.relufy.chosen().name == "shifted_relu":
+            raise UserError("a 'threshold' section shifts ReLU; 'relufy' has shifted-relu instead.")
 
     @property
     def tokens_per_micro_batch(self) -> int:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, default_data_collator, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    default_data_collator,
+    set_seed,
+)
 
 from prosparse.data.mixture import Mixture, build_mixture
 from prosparse.measurement.run import read_windows
@@ -42,7 +48,9 @@ def train(
     """ReLUfy a model and train it under progressive sparsity regularization.
 
     The folder `recipe.out` gets the trained checkpoint, `record.json`, `recipe.yaml` with every
-    default filled in, and `log.jsonl`. Until then the run is in `<out>.unfinished/`.
+    default filled in, and `log.jsonl`. Until then the run is in `<out>.unfinished/`. One process
+    uses one GPU; for more, call this from a script under `torchrun`. The main process measures and
+    writes, so milestones are in its record only.
 
     Args:
         recipe: YAML file, or a `Recipe`.
@@ -66,26 +74,25 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
-    workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
-    workspace.pin_recipe(recipe)
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)
+    processes = PartialState(cpu=where.type == "cpu")
+    is_main, progress = processes.is_main_process, progress and processes.is_main_process
 
-    checkpoint = workspace.last_checkpoint()
-    last_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    seconds_before = workspace.rewind_log(last_step)
-    tokenizer = load_tokenizer(recipe.model, trust_remote_code=trust_remote_code)
-    with PartialState().main_process_first():  # one process tokenizes, the others read it
+    with processes.main_process_first():  # it prepares the folder; the others find it prepared
+        workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume or not is_main)
+        workspace.pin_recipe(recipe)
+        checkpoint = workspace.last_checkpoint()
+        last_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        before = workspace.rewind_log(last_step)
+        tokenizer = load_tokenizer(recipe.model, trust_remote_code=trust_remote_code)
         mixture = _training_data(recipe, tokenizer, workspace, progress)
-    milestones = Milestones(
-        workspace.milestones,
-        _held_out(recipe, tokenizer),
-        precision,
-        on_milestone if PartialState().is_main_process else None,
-        progress,
-    )
-    milestones.restore(last_step)
+    # Only the main process measures: the others have nothing held out, and so no milestones.
+    held_out = _held_out(recipe, tokenizer) if is_main else []
+    milestones = Milestones(workspace.milestones, held_out, precision, on_milestone, progress)
+    if is_main:
+        milestones.restore(last_step)
 
     # float32 whatever the checkpoint holds: bfloat16 master weights would swallow small updates.
     model = load(
@@ -101,7 +108,7 @@ def train(
         milestones.measure(label, model, step=0, factor=0.0, tokens_seen=0)
     # How the model runs is the run's business, not the checkpoint's: no cache while training.
     model.config.use_cache = False
-    trainer = _trainer(recipe, model, mixture, workspace, seconds_before, precision, where)
+    trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
     tokens_per_step = recipe.tokens_per_micro_batch * recipe.training.gradient_accumulation
     tokens_per_step *= trainer.accelerator.num_processes
     trainer.add_callback(StageEnds(trainer, milestones, tokens_per_step))
@@ -148,12 +155,13 @@ def _trainer(
     model: PreTrainedModel,
     mixture: Mixture,
     workspace: Workspace,
-    seconds_before: float,
+    before: tuple[int, float],
     precision: str,
     where: torch.device,
 ) -> ProSparseTrainer:
     plan = recipe.regularization
-    return ProSparseTrainer(
+    tokens_before, seconds_before = before
+    trainer = ProSparseTrainer(
         model=model,
         args=training_arguments(recipe, workspace.checkpoints, where.type, precision),
         train_dataset=mixture,
@@ -161,8 +169,11 @@ def _trainer(
         schedule=plan.schedule(),
         kappa=kappa(plan.normalization, ffns(model)[0].d_ff, plan.reference_tokens),
         log_path=workspace.log,
+        tokens_before=tokens_before,
         seconds_before=seconds_before,
     )
+    trainer.remove_callback(PrinterCallback)  # the log has it all, and more
+    return trainer
 
 
 def _run_until_done_or_interrupted(

@@ -36,7 +36,8 @@ class Schedule:
     """A checked sequence of stages.
 
     Raises:
-        UserError: No stage, T_i out of order, a negative lambda, or one that decreases.
+        UserError: No stage, T_i out of order, a negative lambda or one that decreases, or two
+            stages of one name.
     """
 
     stages: tuple[Stage, ...]
@@ -44,7 +45,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.stages:
             raise UserError("stages: give at least one stage, such as {until: 1000, factor: 0}.")
-        previous = Stage(until=0, factor=0.0)
+        previous, names = Stage(until=0, factor=0.0), set()
         for index, stage in enumerate(self.stages):
             where = f"stages[{index}]"
             if stage.until <= previous.until:
@@ -59,7 +60,11 @@ class Schedule:
                     f"{where}.factor decreases from {previous.factor} to {stage.factor}; lambda "
                     "may only rise (mark a decay or SFT stage with 'fixed: true')."
                 )
+            name = self.stage_name(index)
+            if name in names:
+                raise UserError(f"{where} is called '{name}', as is a stage before it.")
             previous = stage
+            names.add(name)
 
     @property
     def num_steps(self) -> int:

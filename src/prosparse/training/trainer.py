@@ -27,7 +27,8 @@ class ProSparseTrainer(Trainer):
         schedule: lambda at every step.
         kappa: c = lambda * kappa, see `prosparse.training.regularizer`.
         log_path: JSONL file that gets one line for each logged step.
-        seconds_before: Time already spent by the parts of the run before a resume.
+        tokens_before: Tokens already seen by the parts of the run before a resume.
+        seconds_before: Time already spent by them.
         **kwargs: As for `transformers.Trainer`.
     """
 
@@ -37,6 +38,7 @@ class ProSparseTrainer(Trainer):
         schedule: Schedule,
         kappa: float,
         log_path: Path,
+        tokens_before: int = 0,
         seconds_before: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -48,7 +50,8 @@ class ProSparseTrainer(Trainer):
         self.ffns = ffns(self.model)
         self.penalty = SparsityPenalty(self.ffns)
         self._tokens_in_step = 0
-        self._totals = Totals(len(self.ffns), self.args.device)
+        self._tokens_logged = tokens_before
+        self._totals = Totals(len(self.ffns), self.args.device, seconds_before)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the penalty's hooks on the model from before it is compiled to the end."""
@@ -62,6 +65,7 @@ class ProSparseTrainer(Trainer):
         samples, num_items = super().get_batch_samples(*args, **kwargs)
         tokens = torch.tensor(sum(count_tokens(batch) for batch in samples), device=self.args.device)
         self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
+        self._totals.begin_step(self._tokens_in_step)
         return samples, num_items
 
     def compute_loss(
@@ -105,11 +109,10 @@ class ProSparseTrainer(Trainer):
         super().log(logs, start_time)
 
     def _write_log_line(self, logs: dict[str, float]) -> dict[str, float]:
-        step = self.state.global_step
-        num_steps = step - self._totals.since_step
+        step, tokens = self.state.global_step, self._totals.num_tokens
         totals = self.accelerator.reduce(self._totals.values, "sum").tolist()
-        lm_loss, l1, regularization = (total / num_steps for total in totals[:3])
-        tokens = self._tokens_in_step * num_steps
+        lm_loss, l1, regularization = (total / self._totals.num_steps for total in totals[:3])
+        self._tokens_logged += tokens
         layer_sparsity = [
             1 - active / (tokens * ffn.d_ff)
             for active, ffn in zip(totals[3:], self.ffns, strict=True)
@@ -117,7 +120,7 @@ class ProSparseTrainer(Trainer):
         seconds = self.clock.seconds()
         line: dict[str, Any] = {
             "step": step,
-            "tokens": self._tokens_in_step * step,
+            "tokens": self._tokens_logged,
             "loss": lm_loss,
             "regularization": regularization,
             "l1": l1,
@@ -130,7 +133,7 @@ class ProSparseTrainer(Trainer):
             "tokens_per_second": tokens / max(seconds - self._totals.since_seconds, 1e-9),
             "seconds": seconds,
         }
-        self._totals.reset(step, seconds)
+        self._totals.reset(seconds)
         if self.is_world_process_zero():
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -144,21 +147,25 @@ class ProSparseTrainer(Trainer):
 class Totals:
     """Sums over the micro-batches since the last log line, kept on the device until it is due."""
 
-    def __init__(self, num_layers: int, device: torch.device) -> None:
+    def __init__(self, num_layers: int, device: torch.device, seconds: float) -> None:
         self.values = torch.zeros(3 + num_layers, dtype=torch.float64, device=device)
-        """[lm loss, l1, regularization, active entries of each layer]."""
-        self.since_step = 0
-        self.since_seconds = 0.0
+        """[lm loss, l1, regularization, active entries of each layer], of this process."""
+        self.reset(seconds)
+
+    def begin_step(self, num_tokens: int) -> None:
+        """Count one more optimizer step, of `num_tokens` over all processes."""
+        self.num_steps += 1
+        self.num_tokens += num_tokens
 
     def add(self, lm_loss: Tensor, l1: Tensor, regularization: Tensor, seen: Intermediates) -> None:
         """Add one micro-batch's shares."""
         self.values[:3] += torch.stack([lm_loss, l1, regularization])
         self.values[3:] += seen.active_L
 
-    def reset(self, step: int, seconds: float) -> None:
-        """Start anew from a step."""
+    def reset(self, seconds: float) -> None:
+        """Start anew at a time."""
         self.values.zero_()
-        self.since_step, self.since_seconds = step, seconds
+        self.num_steps, self.num_tokens, self.since_seconds = 0, 0, seconds
 
 
 class Clock:

@@ -105,18 +105,21 @@ class Workspace:
             return path
         return None
 
-    def rewind_log(self, last_step: int) -> float:
-        """Drop log lines after `last_step`; return the training seconds up to it."""
+    def rewind_log(self, last_step: int) -> tuple[int, float]:
+        """Drop log lines after `last_step`; return the tokens and training seconds up to it."""
         lines = [line for line in read_log(self.log) if line["step"] <= last_step]
         write_whole(self.log, "".join(json.dumps(line) + "\n" for line in lines))
-        return lines[-1]["seconds"] if lines else 0.0
+        return (lines[-1]["tokens"], lines[-1]["seconds"]) if lines else (0, 0.0)
 
     def finish(self) -> None:
-        """Remove what only a resume needs, and take the promised name."""
-        for folder in (self.checkpoints, self.tokens):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.milestones.unlink(missing_ok=True)
+        """Take the promised name, and remove what only a resume needs.
+
+        In this order: a run killed in between has its result, never a resume without checkpoints.
+        """
         put_in_place(self.folder, self.out, self.overwrite)
+        for needed in (self.checkpoints, self.tokens):
+            shutil.rmtree(self.out / needed.name, ignore_errors=True)
+        (self.out / self.milestones.name).unlink(missing_ok=True)
 
 
 def _difference(old: object, new: object, path: str = "") -> str:
