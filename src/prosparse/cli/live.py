@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from prosparse.records.run import Milestone
-from prosparse.records.threshold import ThresholdCandidate
 from prosparse.reporting.tables import MilestoneTable, ThresholdTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prosparse.records.run import Milestone
+    from prosparse.records.threshold import ThresholdCandidate
 
 
 def write(text: str) -> None:

@@ -6,15 +6,16 @@ Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 inte
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 # Progress bars of libraries would break the table; ours say what they are about.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import click
 import typer
 
 import prosparse
@@ -27,6 +28,9 @@ from prosparse.cli.threshold import threshold
 from prosparse.cli.train import train
 from prosparse.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -38,8 +42,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
+    """Make a verb end with a sentence on stderr and an exit code where it would raise."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            verb(*args, **kwargs)
+        except UserError as error:
+            print(" ".join(str(error).split()), file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt as error:  # here, because typer would drop what it says
+            print(str(error) or "Interrupted.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    return run
+
+
 for verb in (sparsify, relufy, train, measure, threshold, generate, report):
-    app.command()(verb)
+    app.command()(_spoken(verb))
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,18 +88,7 @@ def root(
 def main() -> None:
     """Run the command line and exit with its code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        code = USER_ERROR
-    except click.ClickException as error:
-        error.show()
-        code = USER_ERROR
-    except (KeyboardInterrupt, click.Abort) as error:
-        print(str(error) or "Interrupted.", file=sys.stderr)
-        code = INTERRUPTED
-    sys.exit(code)
+    app()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from prosparse.cli.options import (
     Tokens,
     TrustRemoteCode,
     parse_data,
-    parse_precision,
 )
 
 
@@ -48,7 +47,7 @@ def measure(
         dict(parse_data(data)),
         tokens=tokens,
         context_length=context_length,
-        precision=parse_precision(precision),
+        precision=precision,
         device=device,
         out=out,
         overwrite=overwrite,

@@ -62,17 +62,6 @@ def parse_data(items: list[str] | None) -> dict[str, str]:
     return data
 
 
-def parse_precision(name: str) -> str:
-    """Return a checked --precision.
-
-    Raises:
-        UserError: It is none of the three.
-    """
-    if name not in ("auto", "float32", "bfloat16"):
-        raise UserError(f"--precision must be auto, float32 or bfloat16; found '{name}'.")
-    return name
-
-
 def parse_numbers(text: str, option: str) -> list[float]:
     """Return the numbers of a comma-separated list.
 

@@ -19,7 +19,6 @@ from prosparse.cli.options import (
     TrustRemoteCode,
     parse_data,
     parse_numbers,
-    parse_precision,
 )
 
 
@@ -59,7 +58,7 @@ def threshold(
         max_perplexity_increase=max_perplexity_increase,
         tokens=tokens,
         context_length=context_length,
-        precision=parse_precision(precision),
+        precision=precision,
         device=device,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
@@ -67,7 +66,9 @@ def threshold(
     )
     page = ps.report(Path(out))
     if record.chosen == 0:
-        print(f"No candidate stays within {max_perplexity_increase:.2%}; the model keeps plain ReLU.")
+        print(
+            f"No candidate stays within {max_perplexity_increase:.2%}; the model keeps plain ReLU."
+        )
     else:
         print(f"Applied threshold {record.chosen:g}.")
     print(f"Wrote {out} (trade-off: {page})")

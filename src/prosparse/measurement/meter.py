@@ -8,14 +8,18 @@ would be wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from prosparse.model.ffn import FFN
 from prosparse.model.tap import tap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prosparse.model.ffn import FFN
 
 
 class SparsityMeter:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from prosparse.measurement.meter import SparsityMeter
 from prosparse.model.device import autocast
 from prosparse.model.ffn import ffns
 from prosparse.records.sparsity import DataMeasure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class WindowMeasure:
         num_windows, length = self.windows.ids_WS.shape
         loss, stderr = mean_and_stderr(self.loss_W)
         # exp overflows at 709: an untrained swap can be that bad, and must print as inf.
-        perplexity = math.exp(loss) if loss < 700 else math.inf
+        perplexity = math.inf if loss > 700 else math.exp(loss)
         return DataMeasure(
             data=self.windows.name,
             source=self.windows.source,
@@ -60,6 +63,11 @@ class WindowMeasure:
             sparsity=sum(self.layer_sparsity) / len(self.layer_sparsity),
             layer_sparsity=self.layer_sparsity,
         )
+
+
+def forward_dtype(model: PreTrainedModel, precision: str) -> str:
+    """Return the dtype that matrix products run in: autocast's, else the weights' own."""
+    return precision if precision == "bfloat16" else str(model.dtype).removeprefix("torch.")
 
 
 def mean_and_stderr(values_W: Tensor) -> tuple[float, float]:
@@ -95,11 +103,13 @@ def measure_windows(
     bar = tqdm(
         total=num_windows * length, unit="tok", desc=progress, disable=progress is None, leave=False
     )
-    with meter.watch(), autocast(precision, device), bar:
-        for batch_BS in windows.ids_WS.split(batch_size):
-            losses.append(window_losses(model, batch_BS.to(device)).cpu())
-            bar.update(batch_BS.numel())
-    model.train(was_training)
+    try:
+        with meter.watch(), autocast(precision, device), bar:
+            for batch_BS in windows.ids_WS.split(batch_size):
+                losses.append(window_losses(model, batch_BS.to(device)).cpu())
+                bar.update(batch_BS.numel())
+    finally:
+        model.train(was_training)
     return WindowMeasure(windows, torch.cat(losses), meter.layer_sparsity())
 
 

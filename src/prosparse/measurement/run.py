@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prosparse.data.sources import Source
 from prosparse.data.windows import windows as cut_windows
 from prosparse.errors import UserError
-from prosparse.measurement.perplexity import Windows, measure_windows
+from prosparse.measurement.perplexity import Windows, forward_dtype, measure_windows
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, forward_precision, provenance
 from prosparse.model.relufy import activation_of
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.sparsity import MeasureRecord, pool_layer_sparsity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def read_windows(
@@ -33,6 +37,8 @@ def read_windows(
     """
     if not data:
         raise UserError("No data to measure on; give at least one --data NAME=PATH.")
+    if context_length < 2:  # the first token of a window is not predicted
+        raise UserError(f"--context-length must be at least 2; found {context_length}.")
     return [
         Windows(name, source.path, cut_windows(source, name, tokenizer, context_length, num_tokens))
         for name, source in data.items()
@@ -79,17 +85,19 @@ def measure(
     started = time.monotonic()
     if out is not None:
         refuse_existing(Path(out), overwrite)
-    where = choose_device(device)
+    where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
+    used = forward_precision(precision, where)
     sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
     name = str(model) if isinstance(model, str | Path) else model.config.name_or_path
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     held_out = read_windows(sources, tokenizer, context_length, tokens)
     if isinstance(model, PreTrainedModel):
-        network, where = model, model.device
+        network = model
     else:
-        network = load(model, device=where, trust_remote_code=trust_remote_code)
-    used = forward_precision(precision, where)
+        # float32 is meant: a bfloat16 checkpoint would run in bfloat16, emulated if need be.
+        dtype = torch.float32 if used == "float32" else None
+        network = load(model, dtype=dtype, device=where, trust_remote_code=trust_remote_code)
     measures = tuple(
         measure_windows(network, w, precision=used, progress=w.name if progress else None).summary()
         for w in held_out
@@ -98,7 +106,7 @@ def measure(
     record = MeasureRecord(
         model=name,
         activation=activation_of(network),
-        dtype=used if network.dtype.itemsize == 4 else str(network.dtype).removeprefix("torch."),
+        dtype=forward_dtype(network, used),
         context_length=context_length,
         sparsity=sum(layers) / len(layers),
         layer_sparsity=layers,

@@ -33,9 +33,24 @@ class FATReLU(nn.Module):
         super().__init__()
         self.param = param
 
+    @property
+    def param(self) -> float | None:
+        """The threshold t as it was given."""
+        return self._param
+
+    @param.setter
+    def param(self, value: float | None) -> None:
+        self._param = value
+        # Rounded here and not left to `<`, which compares in float32 once it is compiled.
+        self._rounded = {
+            dtype: math.nan if value is None else _round(value, dtype)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+        }
+
     def forward(self, x: Tensor) -> Tensor:
         """Return FATReLU(x), of the shape and dtype of x."""
-        return x.masked_fill(x < _filled_in(self), 0)
+        _filled_in(self)
+        return x.masked_fill(x < self._rounded[x.dtype], 0)
 
     def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
         return f"threshold={self.param}"
@@ -58,6 +73,11 @@ class ShiftedReLU(nn.Module):
 
     def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
         return f"bias={self.param}"
+
+
+def _round(value: float, dtype: torch.dtype) -> float:
+    # On the CPU whatever the default device: transformers builds models on the meta device.
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
 def _filled_in(module: FATReLU | ShiftedReLU) -> float:

@@ -7,9 +7,9 @@ runs only when the caller says so.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import contextlib
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +17,12 @@ import torch
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+# Arguments of `from_pretrained` under which `refuse_incomplete` sees all that did not fit.
+STRICTLY: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
 def load(
@@ -55,26 +58,33 @@ def load(
         network = load_gguf(Path(model), dtype or torch.float32)
     else:
         source = _existing(model)
-        config = _load_config(source, trust_remote_code)
-        refuse_non_causal(config, str(model))
-        try:
-            network = AutoModelForCausalLM.from_pretrained(
+        config = _causal_config(source, trust_remote_code)
+        with as_user_error(f"{model} cannot be loaded"):
+            network, info = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype or "auto",
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
+                **STRICTLY,
             )
-        except UserError:
-            raise
-        except (OSError, ValueError) as error:
-            raise UserError(f"{model} cannot be loaded: {_first_sentence(error)}") from None
-        except Exception as error:  # safetensors raises its own type for a broken file
-            if type(error).__name__ != "SafetensorError":
-                raise
-            raise UserError(f"The weights of {model} are broken: {error}.") from None
+        refuse_incomplete(info, str(model))
     restore_activation(network)
     return network.to(device).eval()
+
+
+def check_model(model: str | Path, *, trust_remote_code: bool = False) -> None:
+    """Raise unless there is a causal language model here; quick, for it reads no weights.
+
+    Raises:
+        UserError: It does not exist, is broken, or is no causal language model.
+    """
+    if is_gguf(model):
+        from prosparse.model.gguf import read_metadata
+
+        read_metadata(Path(model))
+    else:
+        _causal_config(_existing(model), trust_remote_code)
 
 
 def load_tokenizer(
@@ -83,7 +93,7 @@ def load_tokenizer(
     """Return the tokenizer of a folder, a GGUF file or a hub id.
 
     Raises:
-        UserError: There is none, or it cannot be read.
+        UserError: There is none, it cannot be read, or the model is no causal language model.
     """
     from transformers import AutoTokenizer
 
@@ -91,12 +101,11 @@ def load_tokenizer(
         from prosparse.model.gguf import load_gguf_tokenizer
 
         return load_gguf_tokenizer(Path(model))
-    try:
-        return AutoTokenizer.from_pretrained(
-            _existing(model), trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{model} has no usable tokenizer: {_first_sentence(error)}") from None
+    source = _existing(model)
+    # Every verb reads the tokenizer first: a wrong model is refused here, before the data is read.
+    _causal_config(source, trust_remote_code)
+    with as_user_error(f"{model} has no usable tokenizer"):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
 def save(
@@ -168,17 +177,71 @@ def refuse_non_causal(config: PreTrainedConfig, name: str) -> None:
     )
 
 
-def _load_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:
-    from transformers import AutoConfig
+def refuse_incomplete(loading_info: dict[str, Any], name: str) -> None:
+    """Raise unless every weight came from the checkpoint: transformers makes up what is missing.
+
+    Args:
+        loading_info: What `from_pretrained` returned, called with `STRICTLY`.
+        name: Of the checkpoint, for the message.
+
+    Raises:
+        UserError: A weight is missing or has another shape than the config says.
+    """
+    missing = sorted(loading_info["missing_keys"])
+    mismatched = sorted(key for key, *_ in loading_info["mismatched_keys"])
+    if missing or mismatched:
+        what = "lacks" if missing else "and its config.json disagree about the shape of"
+        found = missing or mismatched
+        others = f" and {len(found) - 1} more weights" if len(found) > 1 else ""
+        raise UserError(f"{name} {what} {found[0]}{others}: the checkpoint is not whole.")
+
+
+@contextlib.contextmanager
+def as_user_error(what: str) -> Iterator[None]:
+    """Turn what transformers raises for a checkpoint it cannot use into one sentence.
+
+    Raises:
+        UserError: `what`, and the reason that transformers gave.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source} cannot be loaded: {_first_sentence(error)}") from None
+        yield
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"{what}: it needs {error}, which is not there.") from error
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        ImportError,
+        StrictDataclassError,
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{what}: {shorten(reason, 300, placeholder='...')}.") from error
+
+
+def _causal_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    is_local = Path(source).is_dir()
+    what = source if is_local else f"There is no folder {source}, and as a hub id it"
+    with as_user_error(f"{what} cannot be loaded"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    refuse_non_causal(config, source)
+    return config
 
 
 def _existing(model: str | Path) -> str:
     """Return the name for transformers; refuse what is neither a folder nor a possible hub id."""
+    if not str(model):
+        raise UserError(
+            "No model was named; give a model folder, a .gguf file or a hub id, or with a loaded "
+            "model that came from nowhere its tokenizer."
+        )
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -191,8 +254,3 @@ def _existing(model: str | Path) -> str:
     if looks_like_path:
         raise UserError(f"No model at {model}: the path does not exist.")
     return str(model)
-
-
-def _first_sentence(error: Any) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."

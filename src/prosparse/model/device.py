@@ -22,10 +22,10 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Device '{name}' cannot be used here: {reason}") from None
+        torch.empty(1, device=device).item()  # the meta device is one too, but computes nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise UserError(f"Device '{name}' cannot be used here: {reason}.") from None
     return device
 
 
@@ -59,7 +59,12 @@ def forward_precision(name: str, device: torch.device) -> str:
 
     `auto` is bfloat16 where the hardware has it, float32 elsewhere: emulated bfloat16 is several
     times slower than float32.
+
+    Raises:
+        UserError: It is none of the three.
     """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"--precision must be auto, float32 or bfloat16; found '{name}'.")
     if name == "auto":
         return "bfloat16" if has_fast_bfloat16(device) else "float32"
     return name

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from prosparse.errors import UserError
+from prosparse.model.checkpoint import STRICTLY, as_user_error, refuse_incomplete
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -41,27 +42,32 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     from prosparse.records.sparsity import Activation
 
     metadata = read_metadata(path)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with as_user_error(f"{path} cannot be loaded"):
+        model, info = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=dtype,
             quantization_config=GgufConfig(dequantize=True),
+            **STRICTLY,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    refuse_incomplete(info, str(path))
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the weights are plain now
-    named = metadata.get(ACTIVATION_KEY)
-    if named in SPARSE_ACTIVATIONS:
-        relufy_in_place(model, Activation(named, metadata.get(PARAM_KEY)))
-    else:
+    named, param = metadata.get(ACTIVATION_KEY), metadata.get(PARAM_KEY)
+    default = activation_of(model).name
+    if named is None:
         logger.warning(
             "%s does not name its activation function (no GGUF does); taking the default of its "
             "architecture, %s.",
             path.name,
-            activation_of(model).name,
+            default,
         )
+    elif named in SPARSE_ACTIVATIONS:
+        if named != "relu" and not isinstance(param, int | float):
+            raise UserError(f"{path} has {ACTIVATION_KEY} {named}, but its {PARAM_KEY} is {param}.")
+        relufy_in_place(model, Activation(named, param))
+    elif named != default:
+        raise UserError(f"{path} has {ACTIVATION_KEY} {named}, which prosparse does not know.")
     return model
 
 
@@ -74,10 +80,8 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     pre = read_metadata(path).get("tokenizer.ggml.pre")
-    try:
+    with as_user_error(f"{path} has no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} has no usable tokenizer: {' '.join(str(error).split())}") from None
     if pre == "smollm":
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 

@@ -14,9 +14,11 @@ import functools
 import importlib.abc
 import importlib.util
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 HOST = "transformers.modeling_utils"
 
@@ -32,7 +34,9 @@ def register() -> None:
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Finds the host module as Python would, and calls `_teach` once it has run."""
 
-    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Any, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != HOST:
             return None
         sys.meta_path.remove(self)  # one shot; also lets the search below reach the real finder

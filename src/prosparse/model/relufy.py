@@ -110,7 +110,15 @@ def relufy(
         provenance=provenance("cpu"),
     )
     with whole_folder(out, overwrite) as folder:
-        save(network, tokenizer, folder, base=str(model), notes=["Its weights are untouched: the "
-            f"activation was changed from {replaced.name} and nothing has been trained yet."])
+        save(
+            network,
+            tokenizer,
+            folder,
+            base=str(model),
+            notes=[
+                "Its weights are untouched: the "
+                f"activation was changed from {replaced.name} and nothing has been trained yet."
+            ],
+        )
         write_record(record, folder)
     return record

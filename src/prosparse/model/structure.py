@@ -42,7 +42,8 @@ def find_family(model: PreTrainedModel) -> Family:
         model: A causal language model; it runs on 16 tokens, no further than its first layer.
 
     Raises:
-        UserError: No FFN or more than one was recognized, or the layers hold experts.
+        UserError: Not exactly one FFN was recognized in a layer, the layers hold experts, or the
+            activation function cannot be changed without changing something else.
     """
     path, layers = _decoder_layers(model)
     if any(name.rpartition(".")[2] == "experts" for name, _ in layers.named_modules()):
@@ -78,8 +79,11 @@ def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         raise _refusal(model, "no ModuleList of layers")
     path, layers = max(outermost.items(), key=lambda item: len(item[1]))
     alike = [name for name, other in outermost.items() if type(other[0]) is type(layers[0])]
-    if len(alike) > 1:  # half of a model would be found, and half of it changed
-        raise _refusal(model, f"its layers spread over {', '.join(alike)}")
+    if len(alike) > 1:
+        raise UserError(
+            f"The layers of this '{model.config.model_type}' model spread over {', '.join(alike)}; "
+            "prosparse works on models with one list of decoder layers."
+        )
     return path, layers
 
 
@@ -110,8 +114,7 @@ def _probe(model: PreTrainedModel, layer: nn.Module, owners: list[nn.Module]) ->
             with torch.no_grad(), contextlib.suppress(LayerDone):
                 model(input_ids=tokens[None])
         except Exception as error:  # someone else's forward may fail in any way
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise _refusal(model, f"that it does not run on token ids ({what})") from error
+            raise _refusal(model, f"that it does not run on token ids ({_brief(error)})") from error
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -193,7 +196,11 @@ def _config_key(model: PreTrainedModel, family: Family, num_layers: int) -> str 
         changed = {name for name, _ in built ^ _built_by(model, config)}
         elsewhere = sorted(changed - activations - ffn_modules)
         if elsewhere:
-            raise _refusal(model, f"that '{key}' in its config also sets {elsewhere[0]}")
+            raise UserError(
+                f"In the config of this '{model.config.model_type}' model '{key}' names not only the "
+                f"activation function of the FFNs but also sets {elsewhere[0]}, which must stay as "
+                "it is; prosparse cannot write such a model with another activation function."
+            )
         if activations <= changed:
             return key
     return None
@@ -201,12 +208,19 @@ def _config_key(model: PreTrainedModel, family: Family, num_layers: int) -> str 
 
 def _built_by(model: PreTrainedModel, config: PreTrainedConfig) -> set[tuple[str, str]]:
     """Return the name of every module that a config makes, with its class and its text settings."""
-    with torch.device("meta"):  # no weights: costs neither memory nor random numbers
-        twin = type(model)(config)
+    try:
+        with torch.device("meta"):  # no weights: costs neither memory nor random numbers
+            twin = type(model)(config)
+    except Exception as error:  # someone else's constructor may fail in any way
+        raise _refusal(model, f"that its config does not build it ({_brief(error)})") from error
     return {
         (name, f"{type(module)} {[value for value in vars(module).values() if type(value) is str]}")
         for name, module in twin.named_modules()
     }
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _refusal(model: PreTrainedModel, found: str) -> UserError:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 def tap(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `observe(layer, x_1)` each time an FFN runs inside the `with` block.
 
+    A compiled model keeps the hooks it had when it was compiled: open the block before its first
+    pass.
+
     Args:
         ffns: The FFNs to look at.
         observe: Receives the layer's index and x_1 of shape [..., F], in the model's dtype and

