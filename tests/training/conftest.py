@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of the tiny checkpoint: in this process, and in others that can be killed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
 
 from prosparse.records.codec import decode
 from prosparse.records.files import read_log
@@ -44,7 +45,7 @@ class Finished:
         return [{k: v for k, v in line.items() if k not in CLOCKED} for line in lines]
 
     @property
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / "model.safetensors")
 
     def assert_same(self, other: "Finished") -> None:
@@ -54,12 +55,20 @@ class Finished:
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
-    def assert_close(self, other: "Finished", tolerance: float = 1e-5) -> None:
-        """Every logged number and every weight is the same to float32 rounding."""
+    def assert_close(self, other: "Finished") -> None:
+        """Every logged number and every weight is the same to float32 rounding.
+
+        Rounding can put a gate that is next to zero on its other side: an entry or two of 12,288
+        in a step, and what flows back through it.
+        """
+        slack = {"sparsity": 3e-4, "layer_sparsity": 3e-4, "grad_norm": 1e-2}
         for mine, theirs in zip(self.log, other.log, strict=True):
-            assert mine == pytest.approx(theirs, rel=tolerance, abs=1e-7)
-        for name, weight in self.weights.items():
-            torch.testing.assert_close(weight, other.weights[name], rtol=tolerance, atol=tolerance)
+            for key, tolerance in slack.items():
+                assert mine.pop(key) == pytest.approx(theirs.pop(key), rel=tolerance, abs=3e-4), key
+            assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-9)
+        for name, weight in self.weights.items():  # training moves each by more than one percent
+            expected = other.weights[name]
+            assert (weight - expected).norm() <= 2e-4 * expected.norm(), name
 
 
 @pytest.fixture(autouse=True)
@@ -115,5 +124,28 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture
-def read_json() -> Callable[[Path], dict]:
-    return lambda path: json.loads(path.read_text())
+def finished() -> Callable[[Path], Finished]:
+    """Look at the folder of a run that another process made."""
+    return Finished
+
+
+@pytest.fixture
+def intermediates() -> Callable[..., list[Tensor]]:
+    """Return x_1 of each layer, from the FFNs' inputs and weights and nothing of prosparse."""
+
+    def intermediates(model, ids_BS: Tensor, mask_BS: Tensor | None = None) -> list[Tensor]:
+        entered, layers = [], model.model.layers
+        handles = [
+            layer.mlp.register_forward_hook(lambda module, args, output: entered.append(args[0]))
+            for layer in layers
+        ]
+        model(input_ids=ids_BS, attention_mask=mask_BS)
+        for handle in handles:
+            handle.remove()
+        return [
+            functional.linear(x, layer.mlp.gate_proj.weight).relu()
+            * functional.linear(x, layer.mlp.up_proj.weight)
+            for layer, x in zip(layers, entered, strict=True)
+        ]
+
+    return intermediates

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from prosparse.errors import UserError
@@ -17,24 +16,6 @@ def model(relu_checkpoint):
 @pytest.fixture
 def ids_BS() -> torch.Tensor:
     return torch.randint(1, 257, (3, 16), generator=torch.Generator().manual_seed(1))
-
-
-def intermediates(model, ids_BS: torch.Tensor, mask_BS: torch.Tensor | None = None) -> list:
-    """Return x_1 of each layer, from the FFNs' inputs and weights and nothing of prosparse."""
-    entered = []
-    layers = model.model.layers
-    handles = [
-        layer.mlp.register_forward_hook(lambda module, args, output: entered.append(args[0]))
-        for layer in layers
-    ]
-    model(input_ids=ids_BS, attention_mask=mask_BS)
-    for handle in handles:
-        handle.remove()
-    return [
-        functional.linear(x, layer.mlp.gate_proj.weight).relu()
-        * functional.linear(x, layer.mlp.up_proj.weight)
-        for layer, x in zip(layers, entered, strict=True)
-    ]
 
 
 def collected(model, ids_BS: torch.Tensor, mask_BS: torch.Tensor | None = None):
@@ -67,7 +48,7 @@ def test_reference_tokens_go_with_summed_and_nothing_else(normalization, referen
         kappa(normalization, 48, reference_tokens)
 
 
-def test_l1_and_counts_equal_those_computed_by_hand(model, ids_BS):
+def test_l1_and_counts_equal_those_computed_by_hand(model, ids_BS, intermediates):
     seen = collected(model, ids_BS)
     x1_L = intermediates(model, ids_BS)
     for l1, active, x1 in zip(seen.l1_L, seen.active_L, x1_L, strict=True):
@@ -76,7 +57,7 @@ def test_l1_and_counts_equal_those_computed_by_hand(model, ids_BS):
         assert 0 < active < x1.numel()
 
 
-def test_padding_is_never_counted(model, ids_BS):
+def test_padding_is_never_counted(model, ids_BS, intermediates):
     mask_BS = torch.ones_like(ids_BS)
     mask_BS[0, 9:] = 0
     mask_BS[2, :5] = 0
@@ -88,7 +69,7 @@ def test_padding_is_never_counted(model, ids_BS):
         assert active.item() == (x1_TF != 0).sum().item()
 
 
-def test_the_gradient_of_the_penalty_is_that_of_the_l1_norm(model, ids_BS):
+def test_the_gradient_of_the_penalty_is_that_of_the_l1_norm(model, ids_BS, intermediates):
     parameters = dict(model.named_parameters())
     seen = collected(model, ids_BS)
     ours = torch.autograd.grad(sum(seen.l1_L), parameters.values(), materialize_grads=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,18 +16,19 @@ from typing import TYPE_CHECKING, cast
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import check_model
 from prosparse.model.device import choose_device, provenance
-from prosparse.records.files import LOG_NAME, read_record, write_record
+from prosparse.records.files import LOG_NAME, read_record, write_record, write_whole
 from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation
 from prosparse.reporting.page import report
 from prosparse.runtime.generate import OnText, generate
 from prosparse.thresholds.run import threshold
+from prosparse.training.milestones import tell_again
 from prosparse.training.recipe import Recipe, load_recipe
 from prosparse.training.run import train
-from prosparse.training.workspace import Interrupted, Workspace
+from prosparse.training.workspace import Interrupted, Workspace, finished_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from prosparse.records.threshold import ThresholdRecord
     from prosparse.thresholds.search import OnCandidate
@@ -56,7 +56,8 @@ def sparsify(
     Args:
         recipe: YAML file, or a `Recipe`; it needs `measure` and `threshold` sections.
         overrides: `key.path=value` each, applied to a YAML file.
-        resume: Go on with an unfinished line, if there is one.
+        resume: Go on with an unfinished line, if there is one; of a finished one, only tell its
+            milestones again.
         overwrite: Start again over an unfinished line, and replace `out` at the end.
         device: `auto`, `cpu` or `cuda`.
         trust_remote_code: Run modeling code that comes with the checkpoint.
@@ -81,14 +82,22 @@ def sparsify(
             "sparsify needs 'measure' and 'threshold' sections in the recipe; to train without "
             "them use prosparse train."
         )
+    if resume and isinstance(done := finished_record(recipe), SparsifyRecord):
+        tell_again(done.milestones, on_milestone)
+        return done
     # What can be known now should not be found out after hours, nor leave a folder behind.
     choose_device(device)
     check_model(recipe.model, trust_remote_code=trust_remote_code)
     workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
     workspace.pin_recipe(recipe)
-    tell = on_milestone or (lambda milestone: None)
+    stopwatch = Stopwatch(workspace.folder / "elapsed.txt")
+
+    def tell(milestone: Milestone) -> None:
+        stopwatch.save()
+        tell_again([milestone], on_milestone)
+
     try:
-        with _elapsed(workspace.folder / "elapsed.txt") as seconds_so_far:
+        with stopwatch:
             training = _trained(recipe, workspace, device, trust_remote_code, tell, progress)
             shifting = _shifted(
                 recipe, workspace, device, trust_remote_code, on_candidate, progress
@@ -102,7 +111,7 @@ def sparsify(
                 training=training,
                 threshold=shifting,
                 sample=sample,
-                seconds=seconds_so_far(),
+                seconds=stopwatch.seconds(),
                 provenance=provenance(choose_device(device), recipe.training.seed),
             )
             shutil.copy(workspace.folder / "trained" / LOG_NAME, workspace.folder)
@@ -126,15 +135,9 @@ def _trained(
     tell: OnMilestone,
     progress: bool,
 ) -> TrainRecord:
-    """Return the record of steps 1 and 2, running them unless their folder is there."""
-    folder = workspace.folder / "trained"
-    if folder.is_dir():
-        record = cast("TrainRecord", read_record(folder))
-        for milestone in record.milestones:
-            tell(milestone)
-        return record
+    """Return the record of steps 1 and 2; when they are done, `train` only tells them again."""
     return train(
-        replace(recipe, out=str(folder)),
+        replace(recipe, out=str(workspace.folder / "trained")),
         resume=True,
         device=device,
         trust_remote_code=trust_remote_code,
@@ -214,14 +217,30 @@ def _sample(
     return Sample(recipe.sample.prompt, text, time.monotonic() - started)
 
 
-@contextmanager
-def _elapsed(path: Path) -> Iterator[Callable[[], float]]:
-    """Yield a function that returns the seconds so far, counting earlier parts of the line."""
-    before = float(path.read_text()) if path.is_file() else 0.0
-    started = time.monotonic()
-    try:
-        yield lambda: before + time.monotonic() - started
-    except BaseException:
-        path.write_text(str(before + time.monotonic() - started))
-        raise
-    path.unlink(missing_ok=True)
+class Stopwatch:
+    """Seconds of the line, kept on disk so that a resumed line counts its earlier parts.
+
+    A part that is killed counts up to its last milestone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Write the seconds down."""
+        write_whole(self._path, str(self.seconds()))
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            self._path.unlink(missing_ok=True)
+        else:
+            self.save()

@@ -105,6 +105,6 @@ class SparsifyRecord:
     threshold: ThresholdRecord
     sample: Sample | None
     seconds: float
-    """Wall-clock time of the line, over all the parts of an interrupted run (not killed ones)."""
+    """Wall-clock time of the line, over all its parts; a killed part counts to its last milestone."""
     provenance: Provenance
     kind: Literal["sparsify"] = "sparsify"

@@ -52,10 +52,9 @@ def reading_notes(record: Record) -> list[str]:
         )
     if isinstance(record, TrainRecord | SparsifyRecord):
         notes += [
-            "The change of perplexity at the top compares the last milestone with the first, as the "
-            "geometric mean over data sets. Training also adapts the model to its data, which moves "
-            "perplexity by itself; only the dense model trained on the same tokens would tell the "
-            "two apart.",
+            "The changes of perplexity at the top compare the last milestone with the first. Training "
+            "also adapts the model to its data, which moves perplexity by itself, often far down; "
+            "only the dense model trained on the same tokens would tell the two apart.",
             "The curves over steps are of the training batches, the milestones of held-out text, so "
             "the two need not meet.",
         ]

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run in one sentence and a few large figures, computed from its record alone.
 
-A line is judged by its last milestone against its first. Quality changes as the geometric mean
-over data sets of perplexity(last) / perplexity(first), the same mean that the threshold search
-uses; sparsity is each milestone's own mean over all tokens.
+A line is judged by its last milestone against its first, on each data set apart; sparsity is each
+milestone's own mean over all tokens.
 """
 
 from __future__ import annotations
 
-import math
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
@@ -142,19 +140,14 @@ def _(record: SparsifyRecord) -> list[Tile]:
     ]
 
 
-def perplexity_change(first: Milestone, last: Milestone) -> float:
-    """Return exp(mean over shared data sets of loss(last) - loss(first)) - 1.
+def perplexity_changes(first: Milestone, last: Milestone) -> list[tuple[str, float]]:
+    """Return each shared data set's perplexity(last) / perplexity(first) - 1, by name.
 
-    The losses that a broken model overflows to infinity give infinity; no shared data set gives nan.
+    They are never averaged: training adapts a model to some of its data, and a mean would let that
+    hide what sparsity cost on the rest.
     """
-    losses = {measure.data: measure.loss for measure in first.data}
-    differences = [m.loss - losses[m.data] for m in last.data if m.data in losses]
-    if not differences:
-        return math.nan
-    try:
-        return math.expm1(sum(differences) / len(differences))
-    except OverflowError:
-        return math.inf
+    before = {measure.data: measure.perplexity for measure in first.data}
+    return [(m.data, m.perplexity / before[m.data] - 1) for m in last.data if m.data in before]
 
 
 def _line_in_words(milestones: Sequence[Milestone], cost: str) -> str:
@@ -164,21 +157,17 @@ def _line_in_words(milestones: Sequence[Milestone], cost: str) -> str:
     zeros = f"{percent(last.sparsity, 1)} of the FFN activations are exactly zero after {cost}"
     if len(milestones) == 1:
         return f"{zeros}."
-    change = perplexity_change(first, last)
-    quality = (
-        f"{increase(change)} perplexity" if math.isfinite(change) else "unmeasurable perplexity"
-    )
-    return (
-        f"{zeros}, at {quality} against “{first.label}” "
-        f"(where {percent(first.sparsity, 1)} were zero)."
-    )
+    changes = [f"{increase(change)} on {name}" for name, change in perplexity_changes(first, last)]
+    compared = f"against “{first.label}” (where {percent(first.sparsity, 1)} were zero)"
+    return f"{zeros}; perplexity {compared}: {listing(changes)}."
 
 
 def _line_tiles(milestones: Sequence[Milestone]) -> list[Tile]:
     if not milestones:
         return []
     found = [(percent(milestones[-1].sparsity, 1), "of FFN activations are zero")]
-    if len(milestones) > 1:
-        change = increase(perplexity_change(milestones[0], milestones[-1]))
-        found.append((change, f"perplexity against “{milestones[0].label}”"))
+    changes = perplexity_changes(milestones[0], milestones[-1])
+    if changes:
+        name, worst = max(changes, key=lambda change: change[1])
+        found.append((increase(worst), f"perplexity on {name}, the most of any data set"))
     return found

@@ -14,7 +14,9 @@ from transformers import TrainingArguments
 from prosparse.training.recipe import Recipe
 
 
-def training_arguments(recipe: Recipe, folder: Path, device: str, precision: str) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, folder: Path, device: str, precision: str
+) -> TrainingArguments:
     """Return the arguments of a run.
 
     Args:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 class StageEnds(TrainerCallback):
     """At the end of each stage: measure, log, and save a checkpoint to resume from."""
 
-    def __init__(self, trainer: ProSparseTrainer, milestones: Milestones, tokens_per_step: int) -> None:
+    def __init__(
+        self, trainer: ProSparseTrainer, milestones: Milestones, tokens_per_step: int
+    ) -> None:
         self._trainer = trainer
         self._milestones = milestones
         self._tokens_per_step = tokens_per_step
@@ -102,10 +105,15 @@ class Progress(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On the first Ctrl-C, finish the step, save a checkpoint and stop; the second kills."""
+    """On the first Ctrl-C, finish the step, save a checkpoint and stop; the second kills.
+
+    Programs like timeout(1) send one interrupt twice, to the process and to its group; what comes
+    within a second of the first is therefore the first.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
+        self._noted_at = 0.0
         self._previous: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -130,6 +138,9 @@ class StopOnInterrupt(TrainerCallback):
             self._previous = None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        tqdm.write("Stopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
-        self.interrupted = True
-        self.restore()
+        if not self.interrupted:
+            tqdm.write("Stopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
+            self.interrupted, self._noted_at = True, time.monotonic()
+        elif time.monotonic() - self._noted_at > 1:
+            self.restore()
+            raise KeyboardInterrupt

@@ -91,3 +91,10 @@ class Milestones:
     def _write(self) -> None:
         lines = [json.dumps(encode(milestone)) + "\n" for milestone in self.reached]
         write_whole(self._path, "".join(lines))
+
+
+def tell_again(milestones: Sequence[Milestone], tell: OnMilestone | None) -> None:
+    """Call `tell` with the milestones of a run that is done."""
+    for milestone in milestones:
+        if tell is not None:
+            tell(milestone)

@@ -232,10 +232,7 @@ def _with_override(data: Any, override: str) -> Any:
     place = data
     try:
         for key in parents:
-            if isinstance(place, dict):
-                place = place.setdefault(key, {})
-            else:
-                place = place[int(key)]
+            place = place.setdefault(key, {}) if isinstance(place, dict) else place[int(key)]
         place[last if isinstance(place, dict) else int(last)] = yaml.safe_load(value)
     except (TypeError, ValueError, IndexError, yaml.YAMLError):
         raise UserError(f"--set {override}: the recipe has no place '{key_path}'.") from None

@@ -27,11 +27,11 @@ from prosparse.records.files import write_record
 from prosparse.records.run import StageRecord, TrainRecord
 from prosparse.training.arguments import training_arguments
 from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
-from prosparse.training.milestones import Milestones, OnMilestone
+from prosparse.training.milestones import Milestones, OnMilestone, tell_again
 from prosparse.training.recipe import Recipe, load_recipe
 from prosparse.training.regularizer import kappa
 from prosparse.training.trainer import ProSparseTrainer
-from prosparse.training.workspace import Interrupted, Workspace
+from prosparse.training.workspace import Interrupted, Workspace, finished_record
 
 
 def train(
@@ -55,7 +55,8 @@ def train(
     Args:
         recipe: YAML file, or a `Recipe`.
         overrides: `key.path=value` each, applied to a YAML file.
-        resume: Go on with an unfinished run from its last checkpoint, if there is one.
+        resume: Go on with an unfinished run from its last checkpoint, if there is one; of a finished
+            run, only tell its milestones again.
         overwrite: Start again over an unfinished run, and replace `out` at the end.
         device: `auto`, `cpu` or `cuda`.
         trust_remote_code: Run modeling code that comes with the checkpoint.
@@ -74,6 +75,9 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    if resume and isinstance(done := finished_record(recipe), TrainRecord):
+        tell_again(done.milestones, on_milestone)
+        return done
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)
@@ -252,7 +256,9 @@ def _card_notes(record: TrainRecord) -> list[str]:
             f"Activation sparsity {final.sparsity:.4f}, mean over layers, on "
             + ", ".join(f"{m.num_tokens:,} tokens of {m.data}" for m in final.data)
             + "; perplexity "
-            + ", ".join(f"{m.perplexity:.2f} ± {m.perplexity_stderr:.2f} ({m.data})" for m in final.data)
+            + ", ".join(
+                f"{m.perplexity:.2f} ± {m.perplexity_stderr:.2f} ({m.data})" for m in final.data
+            )
             + "."
         )
     return notes

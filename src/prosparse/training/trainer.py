@@ -63,7 +63,9 @@ class ProSparseTrainer(Trainer):
         """Fetch the micro-batches of one optimizer step, and count their real tokens."""
         refuse_replaced_forward(self.ffns)
         samples, num_items = super().get_batch_samples(*args, **kwargs)
-        tokens = torch.tensor(sum(count_tokens(batch) for batch in samples), device=self.args.device)
+        tokens = torch.tensor(
+            sum(count_tokens(batch) for batch in samples), device=self.args.device
+        )
         self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
         self._totals.begin_step(self._tokens_in_step)
         return samples, num_items

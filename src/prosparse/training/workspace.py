@@ -15,7 +15,16 @@ from pathlib import Path
 import yaml
 
 from prosparse.errors import UserError
-from prosparse.records.files import LOG_NAME, put_in_place, read_log, refuse_existing, write_whole
+from prosparse.records.files import (
+    LOG_NAME,
+    RECORD_NAME,
+    Record,
+    put_in_place,
+    read_log,
+    read_record,
+    refuse_existing,
+    write_whole,
+)
 from prosparse.training.recipe import Recipe
 
 RECIPE_NAME = "recipe.yaml"
@@ -78,14 +87,9 @@ class Workspace:
             UserError: The unfinished run was started with another recipe; names the difference.
         """
         path = self.folder / RECIPE_NAME
-        text = recipe.to_yaml()
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text)
-            raise UserError(
-                f"The unfinished run in {self.folder} has another recipe ({_difference(old, new)}); "
-                "resume it with the recipe it began with, or pass --overwrite to start again."
-            )
-        write_whole(path, text)
+        if path.is_file():
+            refuse_other_recipe(path, recipe)
+        write_whole(path, recipe.to_yaml())
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint.
@@ -120,6 +124,36 @@ class Workspace:
         for needed in (self.checkpoints, self.tokens):
             shutil.rmtree(self.out / needed.name, ignore_errors=True)
         (self.out / self.milestones.name).unlink(missing_ok=True)
+
+
+def finished_record(recipe: Recipe) -> Record | None:
+    """Return the record of the run that a recipe describes, if it is done; else None.
+
+    Raises:
+        UserError: `recipe.out` holds a finished run of another recipe.
+    """
+    out = Path(recipe.out)
+    if not ((out / RECIPE_NAME).is_file() and (out / RECORD_NAME).is_file()):
+        return None
+    refuse_other_recipe(out / RECIPE_NAME, recipe)
+    return read_record(out)
+
+
+def refuse_other_recipe(path: Path, recipe: Recipe) -> None:
+    """Raise when the recipe pinned at `path` is not `recipe`.
+
+    Raises:
+        UserError: It is another; names the first difference.
+    """
+    text = recipe.to_yaml()
+    pinned = path.read_text(encoding="utf-8")
+    if pinned == text:
+        return
+    difference = _difference(yaml.safe_load(pinned), yaml.safe_load(text))
+    raise UserError(
+        f"The run in {path.parent} has another recipe ({difference}); resume it with the recipe "
+        "it began with, or pass --overwrite to start again."
+    )
 
 
 def _difference(old: object, new: object, path: str = "") -> str:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example runs as its docstring says, each on what the one before it wrote."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import prosparse as ps
+from prosparse.errors import UserError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NUMBERED = sorted(EXAMPLES.glob("0*.py"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run an example in this process with these arguments; return what it printed."""
+
+    def run(name: str, *arguments: object) -> str:
+        path = EXAMPLES / name
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_line_in_order(run, checkpoint, texts, tmp_path):
+    prose, code = texts["prose"], texts["code"]
+    relu, trained, shifted = tmp_path / "relu", tmp_path / "trained", tmp_path / "shifted"
+
+    assert "silu became relu in 2 FFNs of 48 neurons" in run("01_relufy.py", checkpoint, prose, relu)
+
+    printed = run("02_train.py", checkpoint, prose, code, trained)
+    rows = [line for line in printed.splitlines() if "lambda" in line and "step" in line]
+    assert [row[:16].strip() for row in rows] == [
+        "original", "ReLU, untrained", "stage 0", "stage 1", "stage 2",
+    ]  # fmt: skip
+    assert (trained / "log.jsonl").is_file()
+
+    assert "Chosen: " in run("03_threshold.py", trained, code, shifted)
+
+    printed = run("04_measure.py", shifted, f"prose={prose}", f"code={code}")
+    assert "on 2,048 tokens in windows of 128" in printed
+    assert printed.count("layer ") == 2
+
+    printed = run("05_generate.py", shifted, "def add_1(x):")
+    assert printed.startswith("def add_1(x):")
+    assert "Sparsity on the first 16 tokens" in printed
+
+
+def test_an_interrupted_training_example_goes_on(run, checkpoint, texts, tmp_path):
+    arguments = (checkpoint, texts["prose"], texts["code"], tmp_path / "trained")
+    run("02_train.py", *arguments)
+    with pytest.raises(UserError, match="already exists"):  # it was whole: nothing to go on with
+        run("02_train.py", *arguments)
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
+def test_without_arguments_the_usage_is_printed(run, path):
+    with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):
+        run(path.name)
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
+def test_examples_are_short_and_use_the_public_interface_only(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 60
+    assert "import prosparse as ps" in source
+    assert "from prosparse" not in source
+    assert "prosparse." not in source.replace("import prosparse as ps", "")
+
+
+def test_the_recipe_of_the_training_example_is_whole():
+    from prosparse.training.recipe import load_recipe
+
+    recipe = load_recipe(EXAMPLES / "02_train.yaml")
+    assert [stage.factor for stage in recipe.regularization.stages] == [0, 1, 10]
+    assert callable(ps.train)
