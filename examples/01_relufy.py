@@ -25,7 +25,9 @@ def main(model: str, text: str, out: str) -> None:
         perplexity = measured.data[0].perplexity
         print(f"{name:16} sparsity {measured.sparsity:7.2%}   perplexity {perplexity:10.2f}")
     print("\nExpect almost no zeros before, about half or more after, and a perplexity that is far")
-    print("worse on a trained model: its weights were made for the other function. Training mends it.")
+    print(
+        "worse on a trained model: its weights were made for the other function. Training mends it."
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,12 @@ def main(model: str, train_text: str, held_out_text: str, out: str) -> None:
     last = record.stages[-1]
     print(f"\n{record.num_tokens:,} tokens; final lambda {last.end_factor:g}, which is")
     print(f"c = {last.end_coefficient:.3g} per token of the L1 norm summed over layers.")
-    print("Expect sparsity to rise once lambda is above 0, and perplexity to fall from the swap on.")
+    print(
+        "Expect stage 0 to mend most of what the swap broke, and sparsity to rise with lambda from"
+    )
+    print(
+        "then on, at a cost in perplexity that grows with lambda and shrinks with training tokens."
+    )
     print(f"Every step is in {out}/log.jsonl; to draw it: prosparse report {out}")
 
 

@@ -220,8 +220,8 @@ def as_user_error(what: str) -> Iterator[None]:
         StrictDataclassError,
         SafetensorError,
     ) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{what}: {shorten(reason, 300, placeholder='...')}.") from error
+        reason = shorten(str(error), 600).rstrip(".")
+        raise UserError(f"{what}: {reason}.") from error
 
 
 def _causal_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:

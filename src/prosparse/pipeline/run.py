@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from prosparse.errors import UserError
-from prosparse.model.checkpoint import check_model
 from prosparse.model.device import choose_device, provenance
 from prosparse.records.files import LOG_NAME, read_record, write_record, write_whole
 from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
@@ -87,7 +86,7 @@ def sparsify(
         return done
     # What can be known now should not be found out after hours, nor leave a folder behind.
     choose_device(device)
-    check_model(recipe.model, trust_remote_code=trust_remote_code)
+    recipe.check_inputs(trust_remote_code=trust_remote_code)
     workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
     workspace.pin_recipe(recipe)
     stopwatch = Stopwatch(workspace.folder / "elapsed.txt")

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import yaml
 
 from prosparse.data.mixture import Component
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, local_files
 from prosparse.errors import UserError
 from prosparse.model.activation import make_activation
+from prosparse.model.checkpoint import check_model
 from prosparse.records.codec import decode, encode
 from prosparse.records.sparsity import Activation
 from prosparse.training.regularizer import Normalization, kappa
@@ -187,6 +188,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.measure is None:
             raise UserError("a 'threshold' section needs a 'measure' section with held-out data.")
+        if self.measure is not None and self.measure.tokens < self.data.context_length:
+            raise UserError(
+                f"measure.tokens must be at least one window of {self.data.context_length} tokens; "
+                f"found {self.measure.tokens}."
+            )
         if self.threshold is not None and self.relufy.chosen().name == "shifted_relu":
             raise UserError("a 'threshold' section shifts ReLU; 'relufy' has shifted-relu instead.")
 
@@ -194,6 +200,17 @@ class Recipe:
     def tokens_per_micro_batch(self) -> int:
         """Tokens of one forward pass on one device."""
         return self.training.micro_batch_size * self.data.context_length
+
+    def check_inputs(self, *, trust_remote_code: bool = False) -> None:
+        """Raise now for what would fail later, after minutes of work.
+
+        Raises:
+            UserError: The model is missing or of the wrong kind, or a local source is missing.
+        """
+        check_model(self.model, trust_remote_code=trust_remote_code)
+        held_out = self.measure.data if self.measure is not None else {}
+        for name, source in [*self.data.components.items(), *held_out.items()]:
+            local_files(source, name)
 
     def to_yaml(self) -> str:
         """Return the recipe with every default filled in."""

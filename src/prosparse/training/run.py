@@ -78,6 +78,7 @@ def train(
     if resume and isinstance(done := finished_record(recipe), TrainRecord):
         tell_again(done.milestones, on_milestone)
         return done
+    recipe.check_inputs(trust_remote_code=trust_remote_code)
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)

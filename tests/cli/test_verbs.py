@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every verb from its help to its output."""
+
+import re
+
+import pytest
+
+import prosparse as ps
+from prosparse.records.files import read_record
+
+VERBS = ["relufy", "train", "measure", "threshold", "generate", "report", "sparsify"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_an_example(prosparse, verb):
+    result = prosparse(verb, "--help")
+    assert result.code == 0
+    assert re.search(rf"Example:\s*prosparse {verb} ", result.out)
+
+
+def test_help_names_every_verb(prosparse):
+    result = prosparse("--help")
+    assert result.code == 0
+    assert all(verb in result.out for verb in VERBS)
+
+
+def test_version(prosparse):
+    assert prosparse("--version").out == f"prosparse {ps.__version__}\n"
+
+
+def test_relufy_measure_generate(prosparse, checkpoint, texts, tmp_path):
+    out = tmp_path / "relu"
+    assert prosparse("relufy", checkpoint, "--out", out).code == 0
+    assert read_record(out).activation.name == "relu"
+
+    measured = prosparse(
+        "measure", out, "--data", f"prose={texts['prose']}", "--data", f"code={texts['code']}",
+        "--tokens", 128, "--context-length", 32, "--out", tmp_path / "measured",
+    )  # fmt: skip
+    assert measured.code == 0
+    record = read_record(tmp_path / "measured")
+    assert [data.data for data in record.data] == ["prose", "code"]
+    assert f"{100 * record.sparsity:.2f}" in measured.out
+
+    generated = prosparse("generate", out, "--prompt", "def", "--tokens", 5)
+    assert generated.code == 0
+    assert generated.out.rstrip("\n") == ps.generate(out, "def", max_new_tokens=5)
+
+
+def test_chat_ends_with_an_empty_line(prosparse, checkpoint, monkeypatch):
+    answers = iter(["hello", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    assert prosparse("generate", checkpoint, "--chat", "--tokens", 3).code == 0
+
+
+def test_train_then_threshold_then_report(prosparse, recipe_file, texts, tmp_path):
+    trained = prosparse("train", recipe_file())
+    assert trained.code == 0
+    for label in ("original", "ReLU, untrained", "stage 0", "stage 1", "stage 2"):
+        assert label in trained.out
+    assert "threshold section was not applied" in trained.out
+
+    shifted = prosparse(
+        "threshold", tmp_path / "run", "--data", f"prose={texts['prose']}", "--tokens", 128,
+        "--context-length", 32, "--candidates", "0.001,0.5", "--out", tmp_path / "shifted",
+        "--max-perplexity-increase", 10,
+    )  # fmt: skip
+    assert shifted.code == 0
+    assert "Applied threshold 0.5" in shifted.out
+    assert ps.load(tmp_path / "shifted").config.hidden_act == "fatrelu"
+
+    assert prosparse("report", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+
+
+def test_sparsify_prints_the_table_and_where_things_are(prosparse, recipe_file, tmp_path):
+    result = prosparse("sparsify", recipe_file())
+    assert result.code == 0
+    rows = [
+        line for line in result.out.splitlines() if re.match(r"(original|ReLU|stage|thresh)", line)
+    ]
+    assert [row.split("  ")[0] for row in rows][:5] == [
+        "original", "ReLU, untrained", "stage 0", "stage 1", "stage 2",
+    ]  # fmt: skip
+    for name in ("model", "record.json", "log.jsonl", "report.html"):
+        assert f"{tmp_path / 'run'}/{name}" in result.out
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_interrupt_is_130_and_says_how_to_go_on(prosparse, recipe_file, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prosparse.pipeline.run.threshold", interrupt)
+    path = recipe_file()
+    result = prosparse("sparsify", path)
+    assert result.code == 130
+    assert "--resume" in result.err.splitlines()[-1]
+    monkeypatch.undo()
+    assert prosparse("sparsify", path).code == 2  # refuses to start over silently
+
+
+def test_resume_goes_on_without_training_again(prosparse, recipe_file, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    path = recipe_file()
+    with monkeypatch.context() as patch:
+        patch.setattr("prosparse.pipeline.run.threshold", interrupt)
+        assert prosparse("sparsify", path).code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("prosparse.training.run.ProSparseTrainer", interrupt)
+        assert prosparse("sparsify", path, "--resume").code == 0
+    again = prosparse("sparsify", path, "--resume")  # nothing is left to do
+    assert again.code == 0
+    assert "stage 2" in again.out
