@@ -74,7 +74,8 @@ def test_a_layer_of_zeros_has_sparsity_one(projection, model):
 
 
 def test_a_dense_model_has_sparsity_zero(checkpoint):
-    assert watched(ps.load(checkpoint), torch.arange(50)[None]) == (0.0, 0.0)
+    ids = torch.arange(1, 51)[None]  # token 0 is padding: its embedding is zero, and so is x_1
+    assert watched(ps.load(checkpoint), ids) == (0.0, 0.0)
 
 
 def test_nothing_watched_is_no_number(model):

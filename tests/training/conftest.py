@@ -51,6 +51,10 @@ class Finished:
     def assert_same(self, other: "Finished") -> None:
         """Every logged number and every weight is the same to the last bit."""
         assert self.log == other.log
+        self.assert_same_weights(other)
+
+    def assert_same_weights(self, other: "Finished") -> None:
+        """Every weight is the same to the last bit."""
         mine, theirs = self.weights, other.weights
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
@@ -106,7 +110,7 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
     def start(data: dict, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
         script, recipe = tmp_path / "script.py", tmp_path / "recipe.yaml"
         script.write_text(SCRIPT)
-        recipe.write_text(yaml.safe_dump(data))
+        recipe.write_text(yaml.safe_dump(data, sort_keys=False))
         process = subprocess.Popen(
             [sys.executable, *launcher, str(script), str(recipe), *options],
             env={**os.environ, "OMP_NUM_THREADS": "1"},

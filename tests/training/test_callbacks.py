@@ -103,10 +103,28 @@ def test_ctrl_c_in_the_last_step_lets_the_run_finish(stop):
     assert not after(stop, 10).should_training_stop
 
 
-def test_the_second_ctrl_c_stops_at_once(stop):
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time, to be turned forward."""
+    now = [100.0]
+    monkeypatch.setattr("prosparse.training.callbacks.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_the_second_ctrl_c_stops_at_once(stop, now):
     signal.raise_signal(signal.SIGINT)
+    now[0] += 2
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_ctrl_c_that_arrives_twice_is_one(stop, now, capsys):
+    signal.raise_signal(signal.SIGINT)
+    now[0] += 0.5  # timeout(1) interrupts the process, then its group
+    signal.raise_signal(signal.SIGINT)
+    assert after(stop, 5).should_training_stop
+    assert capsys.readouterr().err.count("Ctrl-C again stops at once") == 1
 
 
 def test_ctrl_c_is_given_back(stop):

@@ -36,7 +36,9 @@ def milestones(tmp_path, held_out):
 
 def reach(milestones: Milestones, model, *steps: int) -> None:
     for step in steps:
-        milestones.measure(f"stage {step}", model, step=step, factor=step / 10, tokens_seen=64 * step)
+        milestones.measure(
+            f"stage {step}", model, step=step, factor=step / 10, tokens_seen=64 * step
+        )
 
 
 def test_a_milestone_says_where_the_run_stood_and_what_was_measured(milestones, model):

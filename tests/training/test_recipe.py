@@ -68,7 +68,10 @@ def test_defaults_are_filled_in_and_written_down(load, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (changed("training.learning_rat", 1), "training.learning_rat is not a known key.*'learning_rate'"),
+        (
+            changed("training.learning_rat", 1),
+            "training.learning_rat is not a known key.*'learning_rate'",
+        ),
         (changed("sed", 1), "my.yaml: sed is not a known key"),
         (changed("data.components.prose.paht", "x"), "data.components.prose.paht.*'path'"),
         (changed("regularization.stages", [{"untl": 5}]), r"stages\[0\].untl is not.*'until'"),
@@ -79,7 +82,10 @@ def test_defaults_are_filled_in_and_written_down(load, tmp_path):
         (changed("training.precision", "fp16"), "precision must be one of auto, float32, bfloat16"),
         (changed("regularization.stages", {}), "regularization.stages must be a list, found {}"),
         (changed("data.components", ["x"]), "data.components must be a mapping"),
-        (changed("regularization.stages", [{"until": 5}]), r"stages\[0\] lacks the required key 'factor'"),
+        (
+            changed("regularization.stages", [{"until": 5}]),
+            r"stages\[0\] lacks the required key 'factor'",
+        ),
         (changed("training", {}), "training lacks the required key 'learning_rate'"),
         ({k: v for k, v in REQUIRED.items() if k != "model"}, "lacks the required key 'model'"),
         ("", "my.yaml must be a mapping, found None"),
@@ -88,7 +94,9 @@ def test_defaults_are_filled_in_and_written_down(load, tmp_path):
     ],
 )
 def test_a_wrong_key_or_type_is_named_with_its_file_and_place(load, recipe, message):
-    with pytest.raises(UserError, match=rf"my\.yaml.*{message}" if "my.yaml" not in message else message):
+    with pytest.raises(
+        UserError, match=rf"my\.yaml.*{message}" if "my.yaml" not in message else message
+    ):
         load(recipe)
 
 
@@ -120,7 +128,11 @@ def test_a_wrong_key_or_type_is_named_with_its_file_and_place(load, recipe, mess
         ("training.warmup_steps", -1, "training: warmup_steps must be >= 0"),
         ("training.max_grad_norm", -1, "training: max_grad_norm must be >= 0"),
         ("training.beta2", 1, "training: beta2 must be >= 0 and < 1"),
-        ("training.final_learning_rate_ratio", 10, "training: final_learning_rate_ratio must be from 0"),
+        (
+            "training.final_learning_rate_ratio",
+            10,
+            "training: final_learning_rate_ratio must be from 0",
+        ),
         ("threshold", {}, "a 'threshold' section needs a 'measure' section"),
     ],
 )
@@ -149,7 +161,9 @@ def test_a_threshold_section_is_checked_before_training_not_after(load, sections
 
 def test_numbers_without_a_dot_in_the_mantissa_are_numbers(load):
     # YAML 1.1 reads 5e-3 as text; people write it all the time.
-    recipe = load(yaml.safe_dump(REQUIRED).replace("0.0001", "5e-3"), "regularization.stages.1.factor=2e-1")
+    recipe = load(
+        yaml.safe_dump(REQUIRED).replace("0.0001", "5e-3"), "regularization.stages.1.factor=2e-1"
+    )
     assert recipe.training.learning_rate == 0.005
     assert recipe.regularization.stages[1].factor == 0.2
 
@@ -174,7 +188,10 @@ def test_set_changes_one_value(load, override, read, value):
     [
         ("training.seed", "--set takes key.path=value; found 'training.seed'"),
         ("=3", "--set takes key.path=value"),
-        ("regularization.stages.9.until=3", "the recipe has no place 'regularization.stages.9.until'"),
+        (
+            "regularization.stages.9.until=3",
+            "the recipe has no place 'regularization.stages.9.until'",
+        ),
         ("regularization.stages.one.until=3", "the recipe has no place"),
         ("model.name=x", "the recipe has no place 'model.name'"),
         ("training.seed=[", "--set training.seed="),

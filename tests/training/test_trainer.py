@@ -175,7 +175,9 @@ def test_no_hook_stays_on_the_model(trainer, model):
     assert not any(ffn.down._forward_pre_hooks for ffn in ffns(model))
 
 
-@pytest.mark.parametrize("config", [None, {}, {"swiglu": False}, {"geglu": False}, {"swiglu": True}])
+@pytest.mark.parametrize(
+    "config", [None, {}, {"swiglu": False}, {"geglu": False}, {"swiglu": True}]
+)
 def test_liger_s_ffn_kernels_are_refused(config):
     with pytest.raises(UserError, match='"swiglu": False, "geglu": False'):
         refuse_liger_ffn(SimpleNamespace(use_liger_kernel=True, liger_kernel_config=config))

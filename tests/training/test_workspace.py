@@ -82,8 +82,17 @@ def test_a_resumed_run_has_the_recipe_it_began_with(out, recipe):
     ("change", "difference"),
     [
         (lambda data: data["training"].update(seed=3), "training.seed: 0 then, 3 now"),
-        (lambda data: data["data"].update(context_length=64), "data.context_length: 32 then, 64 now"),
+        (
+            lambda data: data["data"].update(context_length=64),
+            "data.context_length: 32 then, 64 now",
+        ),
         (lambda data: data.pop("sample"), "sample: {'prompt': 'def', 'tokens': 4} then, None now"),
+        (  # the mixture breaks ties by the order of its components
+            lambda data: data["data"].update(
+                components=dict(reversed(data["data"]["components"].items()))
+            ),
+            r"data.components: \['prose', 'code'\] then, \['code', 'prose'\] now",
+        ),
         (
             lambda data: data["data"]["components"].pop("code"),
             "data.components.code: {'path': .* then, None now",
@@ -96,7 +105,9 @@ def test_resume_with_another_recipe_names_the_difference(
     workspace = Workspace(out)
     workspace.pin_recipe(recipe)
     change(recipe_data)
-    with pytest.raises(UserError, match=rf"another recipe \({difference}\).*--overwrite"):
+    with pytest.raises(
+        UserError, match=rf"another recipe \({difference}\).*--overwrite instead of"
+    ):
         Workspace(out, resume=True).pin_recipe(decode(Recipe, recipe_data, "recipe.yaml"))
     assert (workspace.folder / "recipe.yaml").read_text() == recipe.to_yaml()
 
@@ -152,7 +163,11 @@ def done(out, recipe) -> Workspace:
 
 def test_a_finished_run_leaves_only_what_is_its_result(out, done):
     done.finish()
-    assert sorted(p.name for p in out.iterdir()) == ["log.jsonl", "model.safetensors", "recipe.yaml"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "log.jsonl",
+        "model.safetensors",
+        "recipe.yaml",
+    ]
     assert list(out.parent.iterdir()) == [out]
 
 

@@ -88,7 +88,7 @@ def measure(
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
     used = forward_precision(precision, where)
     sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
-    name = str(model) if isinstance(model, str | Path) else model.config.name_or_path
+    name = str(model) if isinstance(model, str | Path) else model.config.name_or_path or ""
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     held_out = read_windows(sources, tokenizer, context_length, tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -70,7 +70,7 @@ def load(
             )
         refuse_incomplete(info, str(model))
     restore_activation(network)
-    return network.to(device).eval()
+    return network.to(device).eval()  # type: ignore[arg-type]
 
 
 def check_model(model: str | Path, *, trust_remote_code: bool = False) -> None:
@@ -105,7 +105,8 @@ def load_tokenizer(
     # Every verb reads the tokenizer first: a wrong model is refused here, before the data is read.
     _causal_config(source, trust_remote_code)
     with as_user_error(f"{model} has no usable tokenizer"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def save(

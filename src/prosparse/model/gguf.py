@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import STRICTLY, as_user_error, refuse_incomplete
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,10 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
     pre = read_metadata(path).get("tokenizer.ggml.pre")
     with as_user_error(f"{path} has no usable tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = cast(
+            "PreTrainedTokenizerFast",
+            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name),
+        )
     if pre == "smollm":
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 

@@ -60,7 +60,7 @@ def _teach(modeling_utils: ModuleType) -> None:
 
     for name in ("fatrelu", "shifted_relu"):
         # ACT2FN is a copy of ACT2CLS made at import; models look their activation up in it.
-        ACT2CLS[name] = ACT2FN[name] = SPARSE_ACTIVATIONS[name]
+        ACT2CLS[name] = ACT2FN[name] = SPARSE_ACTIVATIONS[name]  # type: ignore[index]
 
     base = modeling_utils.PreTrainedModel
     post_init = base.post_init

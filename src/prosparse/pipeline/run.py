@@ -159,8 +159,9 @@ def _shifted(
     folder = workspace.folder / "model"
     if folder.is_dir():
         record = cast("ThresholdRecord", read_record(folder))
-        for candidate in record.candidates if on_candidate else ():
-            on_candidate(candidate)
+        if on_candidate is not None:
+            for candidate in record.candidates:
+                on_candidate(candidate)
         return record
     return threshold(
         workspace.folder / "trained",

@@ -69,7 +69,7 @@ def generate(
     """
     check_options(max_new_tokens, temperature, top_p)
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
-    name = model.config.name_or_path if isinstance(model, PreTrainedModel) else model
+    name = model.config.name_or_path or "" if isinstance(model, PreTrainedModel) else model
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     inputs = _encode(prompt, tokenizer).to(where)
@@ -83,7 +83,7 @@ def generate(
     # top_k=0 switches off transformers' default, which would look at 50 tokens only.
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     with torch.no_grad():
-        ids = network.generate(
+        ids = network.generate(  # type: ignore[operator]
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=temperature > 0,

@@ -113,7 +113,7 @@ def threshold(
         provenance=provenance(where),
     )
     apply_threshold(network, record.chosen)
-    network.to(stored)
+    network.to(stored)  # type: ignore[arg-type]
     with whole_folder(out, overwrite) as folder:
         save(network, tokenizer, folder, base=record.model, notes=card_notes(record))
         write_record(record, folder)

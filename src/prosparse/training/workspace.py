@@ -152,15 +152,17 @@ def refuse_other_recipe(path: Path, recipe: Recipe) -> None:
     difference = _difference(yaml.safe_load(pinned), yaml.safe_load(text))
     raise UserError(
         f"The run in {path.parent} has another recipe ({difference}); resume it with the recipe "
-        "it began with, or pass --overwrite to start again."
+        "it began with, or pass --overwrite instead of --resume to start again."
     )
 
 
 def _difference(old: object, new: object, path: str = "") -> str:
     """Return the first place where two recipes differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if old.get(key) != new.get(key):
+        for key in [*old, *new]:
+            # As text, because the order of keys counts: equal shares of the data go by it.
+            if json.dumps(old.get(key)) != json.dumps(new.get(key)):
                 where = f"{path}.{key}" if path else str(key)
                 return _difference(old.get(key), new.get(key), where)
+        old, new = list(old), list(new)
     return f"{path}: {old!r} then, {new!r} now"
