@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,4 +20,4 @@ def report(
     """
     import prosparse as ps
 
-    print(f"Wrote {ps.report(Path(folder))}")
+    print(f"Wrote {ps.report(folder)}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,7 +63,7 @@ def threshold(
         trust_remote_code=trust_remote_code,
         on_candidate=LiveThresholds(list(sets)),
     )
-    page = ps.report(Path(out))
+    page = ps.report(out)
     if record.chosen == 0:
         print(
             f"No candidate stays within {max_perplexity_increase:.2%}; the model keeps plain ReLU."

@@ -117,7 +117,7 @@ def save(
     base: str,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write a checkpoint that stock transformers can load, with a model card.
+    """Write a checkpoint and a model card, which says what it takes to load it.
 
     Args:
         model: The model; its weights are written in the dtype they have, as safetensors.

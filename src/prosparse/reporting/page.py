@@ -7,7 +7,7 @@ generated text are untrusted, so the HTML template escapes everything but our ow
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from prosparse.errors import UserError
 from prosparse.records.files import LOG_NAME, Record, read_log, read_record, write_whole
@@ -16,21 +16,25 @@ from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import headline, tiles
 from prosparse.reporting.tables import markdown_table, markdown_text
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 
 
-def report(folder: Path) -> Path:
+def report(folder: str | Path) -> Path:
     """Write `report.html` and `report.md` into a run's output folder; return the HTML's path.
+
+    Args:
+        folder: Output folder of any verb, or the path of its `record.json`.
 
     Raises:
         UserError: The folder has no record, or matplotlib or jinja2 is not installed.
+
+    Example:
+        >>> import prosparse as ps
+        >>> ps.report("runs/demo")
     """
-    html, markdown = render_report(folder)
-    folder = _without_record_name(folder)
+    html, markdown = render_report(Path(folder))
+    folder = _without_record_name(Path(folder))
     write_whole(folder / MARKDOWN_NAME, markdown)
     write_whole(folder / HTML_NAME, html)
     return folder / HTML_NAME

@@ -50,7 +50,8 @@ def threshold(
     """Write a copy of a ReLU checkpoint with the largest FATReLU threshold a budget allows.
 
     Args:
-        model: Folder, GGUF file or hub id of a ReLU or FATReLU model.
+        model: Folder, GGUF file or hub id of a ReLU model; a FATReLU model's threshold is
+            replaced, for the baseline is always plain ReLU.
         data: Held-out data sets by name: a path or hub id, or a `Source`.
         out: Folder to write; it gets the checkpoint and `record.json`.
         candidates: Thresholds to try, > 0; the defaults are those of Appendix O.

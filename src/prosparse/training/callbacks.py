@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import reduce
@@ -18,6 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prosparse.training.milestones import Milestones
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from prosparse.training.trainer import ProSparseTrainer
 
 
@@ -47,7 +49,7 @@ class StageEnds(TrainerCallback):
                 with self._trainer.clock.paused():
                     self._milestones.measure(
                         schedule.stage_name(stage),
-                        self._trainer.model,
+                        cast("PreTrainedModel", self._trainer.model),
                         step=step,
                         factor=schedule.factor(step),
                         tokens_seen=step * self._tokens_per_step,

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
@@ -47,7 +47,7 @@ class ProSparseTrainer(Trainer):
         self.kappa = kappa
         self.log_path = log_path
         self.clock = Clock(seconds_before)
-        self.ffns = ffns(self.model)
+        self.ffns = ffns(cast("PreTrainedModel", self.model))
         self.penalty = SparsityPenalty(self.ffns)
         self._tokens_in_step = 0
         self._tokens_logged = tokens_before
