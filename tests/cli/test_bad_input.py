@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every mistake is one sentence on stderr and exit code 2, and leaves nothing behind."""
 
+import errno
+
 import pytest
 from gguf import GGUFWriter
 from transformers import BertConfig, BertForMaskedLM
@@ -63,6 +65,9 @@ def test_model_that_is_not_causal(prosparse, tmp_path):
             lambda r: r["measure"].update(tokens=0),
             ["at least one window of 32 tokens", "found 0"],
             id="no tokens",
+        ),
+        pytest.param(
+            lambda r: r["sample"].update(prompt=""), ["sample", "prompt is empty"], id="no prompt"
         ),
     ],
 )
@@ -209,3 +214,14 @@ def test_report_of_a_folder_without_a_record(prosparse, tmp_path):
 @pytest.mark.parametrize("arguments", [["relufy"], ["measure", "--nonsense"], ["fly"]])
 def test_usage_errors(prosparse, arguments):
     assert prosparse(*arguments).code == 2
+
+
+def test_full_disk(prosparse, checkpoint, tmp_path, monkeypatch):
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("prosparse.model.checkpoint.save", no_space)
+    result = prosparse("relufy", checkpoint, "--out", tmp_path / "out")
+    assert result.code == 2
+    assert "No space left on device" in result.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

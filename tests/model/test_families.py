@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.conftest import byte_tokenizer
-from tests.model.tiny import tiny_model, tiny_tokens
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.testing import assert_close
@@ -21,6 +19,8 @@ from prosparse.model.ffn import FFN, ffns
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.model.tap import tap
 from prosparse.records.sparsity import Activation
+from tests.conftest import byte_tokenizer
+from tests.model.tiny import tiny_model, tiny_tokens
 
 RELU = Activation("relu")
 FATRELU = Activation("fatrelu", 0.25)

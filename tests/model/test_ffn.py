@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from tests.model.tiny import D_FF, D_MODEL, tiny_model
 from torch import nn
 
 from prosparse.errors import UserError
 from prosparse.model.ffn import ffns
+from tests.model.tiny import D_FF, D_MODEL, tiny_model
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.tiny import tiny_model, tiny_tokens
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -19,6 +18,7 @@ from prosparse.model.relufy import relufy_in_place
 from prosparse.model.structure import find_family
 from prosparse.model.tap import tap
 from prosparse.records.sparsity import Activation
+from tests.model.tiny import tiny_model, tiny_tokens
 
 
 class ToyConfig(PreTrainedConfig):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from tests.model.tiny import D_FF, tiny_model, tiny_tokens
 
 from prosparse.model.ffn import ffns
 from prosparse.model.tap import tap
+from tests.model.tiny import D_FF, tiny_model, tiny_tokens
 
 
 @pytest.fixture

@@ -133,6 +133,11 @@ def test_a_wrong_key_or_type_is_named_with_its_file_and_place(load, recipe, mess
             10,
             "training: final_learning_rate_ratio must be from 0",
         ),
+        (
+            "measure",
+            {"tokens": 4095, **MEASURE},
+            "measure.tokens must be at least one window of 4096 tokens; found 4095",
+        ),
         ("threshold", {}, "a 'threshold' section needs a 'measure' section"),
     ],
 )

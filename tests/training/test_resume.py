@@ -43,12 +43,19 @@ def data(recipe_data) -> dict:
     return recipe_data
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict:
+    return {}
+
+
 @pytest.fixture
-def whole(run, data):
-    """The run as it goes when nothing happens."""
-    undisturbed = copy.deepcopy(data)
-    undisturbed["out"] += "-whole"
-    return run(undisturbed)
+def whole(run, data, kept, tmp_path_factory):
+    """The run as it goes when nothing happens; do not write into it."""
+    if not kept:
+        undisturbed = copy.deepcopy(data)
+        undisturbed["out"] = str(tmp_path_factory.mktemp("whole") / "run")
+        kept["run"] = run(undisturbed)
+    return kept["run"]
 
 
 @pytest.fixture
@@ -123,9 +130,10 @@ def test_stopped_between_the_last_step_and_the_end(run, data, whole, monkeypatch
     def crash(*args, **kwargs) -> None:
         raise Crash
 
-    with monkeypatch.context() as broken, pytest.raises(Crash):
+    with monkeypatch.context() as broken:
         broken.setattr("prosparse.training.run.save", crash)
-        run(data)
+        with pytest.raises(Crash):
+            run(data)
     resumed = run(data, resume=True)
     resumed.assert_same(whole)
     assert resumed.record.milestones == whole.record.milestones
@@ -166,12 +174,20 @@ def test_resume_with_nothing_unfinished_simply_starts(run, data, whole):
     run(data, resume=True).assert_same(whole)
 
 
-def test_resume_of_a_finished_run_tells_it_again(run, data, whole):
-    data["out"] = str(whole.folder)
-    told = []
+def test_resume_of_a_finished_run_tells_it_again(run, data):
+    finished, told = run(data), []
     again = run(data, resume=True, on_milestone=told.append)
-    assert again.record == whole.record
-    assert tuple(told) == whole.record.milestones
+    assert again.record == finished.record
+    assert tuple(told) == finished.record.milestones
+
+
+def test_resume_of_a_finished_run_of_another_recipe_names_the_difference(run, data):
+    run(data)
+    data["training"]["seed"] = 1
+    with pytest.raises(
+        UserError, match=r"run has another recipe \(training\.seed: 0 then, 1 now\)"
+    ):
+        run(data, resume=True)
 
 
 def test_an_unfinished_run_is_not_begun_again_by_accident(run, data):

@@ -184,10 +184,33 @@ def test_nothing_is_printed_without_a_progress_bar(run, plain_data, capfd):
     assert "training" not in printed.err
 
 
-def test_an_existing_folder_is_refused_before_anything_is_loaded(run, plain_data):
+def test_an_existing_folder_is_refused_before_anything_is_loaded(run, plain_data, monkeypatch):
+    monkeypatch.delattr("prosparse.training.run.load")
     Path(plain_data["out"]).mkdir()
     with pytest.raises(UserError, match="already exists"):
-        run({**plain_data, "model": "/no/such/model"})
+        run(plain_data)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (lambda data: data.update(model="/no/model"), "No model at /no/model"),
+        (
+            lambda data: data["data"]["components"]["code"].update(path="/no/code.jsonl"),
+            "'code': /no/code.jsonl does not exist",
+        ),
+        (
+            lambda data: data["measure"]["data"]["prose"].update(path="/no/prose.jsonl"),
+            "'prose': /no/prose.jsonl does not exist",
+        ),
+    ],
+    ids=["model", "training data", "held-out data"],
+)
+def test_what_is_missing_is_named_before_a_folder_is_made(run, recipe_data, place, message):
+    place(recipe_data)
+    with pytest.raises(UserError, match=message):
+        run(recipe_data)
+    assert list(Path(recipe_data["out"]).parent.iterdir()) == []
 
 
 def test_overwrite_replaces_a_finished_run(run, plain_data, done):

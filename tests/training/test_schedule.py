@@ -101,8 +101,11 @@ def test_one_stage_with_a_penalty_is_the_fixed_l1_baseline():
     assert {schedule.factor(step) for step in range(1, 101)} == {0.3}
 
 
+NEVER = st.just(False)
+
+
 @st.composite
-def schedules(draw, fixed=st.just(False)):
+def schedules(draw, fixed=NEVER):
     lengths = draw(st.lists(st.integers(1, 10_000), min_size=1, max_size=6))
     peaks = sorted(draw(st.lists(st.floats(0, 1e3), min_size=len(lengths), max_size=len(lengths))))
     until, stages = 0, []

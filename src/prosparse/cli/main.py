@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 inte
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130
+# What the machine lacks, not the program: a full disk, a missing permission.
+OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 app = typer.Typer(
     name="prosparse",
@@ -53,6 +56,11 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
             verb(*args, **kwargs)
         except UserError as error:
             print(" ".join(str(error).split()), file=sys.stderr)
+            sys.exit(USER_ERROR)
+        except OSError as error:
+            if error.errno not in OUTSIDE_CAUSES:
+                raise
+            print(f"Cannot go on: {error}.", file=sys.stderr)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt as error:  # here, because typer would drop what it says
             print(str(error) or "Interrupted.", file=sys.stderr)

@@ -166,6 +166,12 @@ class SamplePlan:
     tokens: int = 64
     """New tokens."""
 
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UserError("prompt is empty; give at least one word to go on from.")
+        if self.tokens < 1:
+            raise UserError(f"tokens must be at least 1; found {self.tokens}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
