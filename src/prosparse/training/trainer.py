@@ -63,10 +63,10 @@ class ProSparseTrainer(Trainer):
         """Fetch the micro-batches of one optimizer step, and count their real tokens."""
         refuse_replaced_forward(self.ffns)
         samples, num_items = super().get_batch_samples(*args, **kwargs)
-        tokens = torch.tensor(
-            sum(count_tokens(batch) for batch in samples), device=self.args.device
-        )
-        self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
+        self._tokens_in_step = sum(count_tokens(batch) for batch in samples)
+        if self.accelerator.num_processes > 1:  # alone, a GPU need not be waited for
+            tokens = torch.tensor(self._tokens_in_step, device=self.args.device)
+            self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
         self._totals.begin_step(self._tokens_in_step)
         return samples, num_items
 
