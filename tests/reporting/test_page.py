@@ -126,8 +126,7 @@ def test_untrusted_text_stays_text(run_folder, sparsify_record, log):
 def test_headline_compares_the_last_milestone_with_the_first(sparsify_record):
     first, last = sparsify_record.milestones[0], sparsify_record.milestones[-1]
     changes = {
-        m.data: m.perplexity / b.perplexity - 1
-        for m, b in zip(last.data, first.data, strict=True)
+        m.data: m.perplexity / b.perplexity - 1 for m, b in zip(last.data, first.data, strict=True)
     }
 
     sentence = headline(sparsify_record)
