@@ -136,7 +136,7 @@ def _(record: SparsifyRecord) -> list[Tile]:
             compact_count(record.training.num_tokens),
             f"tokens in {record.training.num_steps:,} steps",
         ),
-        (duration(record.seconds), "for the whole line"),
+        (duration(record.training.seconds), "of optimizer steps"),
     ]
 
 
