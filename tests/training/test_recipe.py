@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from prosparse.errors import UserError
-from prosparse.training.recipe import load_recipe
+from prosparse.records.codec import decode
+from prosparse.training.recipe import Recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -212,3 +213,10 @@ def test_set_refuses_what_has_no_place_in_a_recipe(load, override, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="No recipe at .*none.yaml: the file does not exist"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_overrides_of_a_recipe_that_is_no_file_are_refused(recipe_data):
+    recipe = decode(Recipe, recipe_data, "here")
+    assert load_recipe(recipe) is recipe
+    with pytest.raises(UserError, match=r"dataclasses\.replace"):
+        load_recipe(recipe, ["training.seed=1"])

@@ -74,8 +74,7 @@ def sparsify(
         >>> record = ps.sparsify("recipes/demo.yaml", resume=True)
         >>> record.milestones[-1].sparsity
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+    recipe = load_recipe(recipe, overrides)
     if recipe.measure is None or recipe.threshold is None:
         raise UserError(
             "sparsify needs 'measure' and 'threshold' sections in the recipe; to train without "

@@ -223,17 +223,23 @@ class Recipe:
         return yaml.safe_dump(encode(self), sort_keys=False)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a YAML file.
 
     Args:
-        path: The file.
+        path: The file; a `Recipe` is returned as it is.
         overrides: `key.path=value` each, value in YAML; list items by number
             (`regularization.stages.0.until=10`).
 
     Raises:
         UserError: The file is missing, is no YAML, or a key or value is wrong.
     """
+    if isinstance(path, Recipe):
+        if overrides:
+            raise UserError(
+                "overrides apply to a recipe file; change a Recipe with dataclasses.replace."
+            )
+        return path
     path = Path(path)
     if not path.is_file():
         raise UserError(f"No recipe at {path}: the file does not exist.")

@@ -73,8 +73,7 @@ def train(
         >>> record = ps.train("recipes/demo.yaml", overrides=["out=runs/demo"])
         >>> [milestone.sparsity for milestone in record.milestones]
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+    recipe = load_recipe(recipe, overrides)
     if resume and isinstance(done := finished_record(recipe), TrainRecord):
         tell_again(done.milestones, on_milestone)
         return done
