@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator must compute, in plain PyTorch: the judge of all other backends.
+
+Products are summed in float32 and rounded to the dtype of the activations where a transformers
+model rounds: after each projection and after act(gate) * up. A neuron is active for a token when
+act(gate) is not zero (NaN is not zero). A neuron that is active for no token is not read: its
+weights cannot reach the output, whatever they hold. T tokens, D = d_model, F = d_ff.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.quantize import dequantize
+
+
+def activate(pre: Tensor, threshold: float, shift: float = 0.0) -> Tensor:
+    """Return FATReLU(pre - shift), of the shape and dtype of `pre`; ties are kept (Eq. 3)."""
+    if shift:
+        pre = pre - shift
+    cut = torch.tensor(threshold, dtype=pre.dtype, device="cpu").item()
+    return pre.masked_fill(pre < cut, 0)
+
+
+def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
+    """Step (2), Section 3.3: x_1 = FATReLU(gate_pre) * (x W_1^T), zero where FATReLU is zero.
+
+    Args:
+        gate_pre: [T, F], the gate before its activation.
+        x: [T, D].
+        up_proj: [F, D].
+        threshold: t of FATReLU.
+
+    Returns:
+        x_1 [T, F] in the dtype of x.
+    """
+    return _times_up(activate(gate_pre, threshold), x, FFNWeights(up_proj, up_proj, up_proj))
+
+
+def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    """Step (3), Section 3.3: y = x_1 W_2^T over the active neurons only.
+
+    Args:
+        x1: [T, F], zero where a neuron is inactive.
+        down_projT: [F, D].
+
+    Returns:
+        y [T, D] in the dtype of x1.
+    """
+    return _down(x1, down_projT).to(x1.dtype)
+
+
+def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
+    """Steps (1) and (2): the intermediate x_1 [T, F] of x [T, D], in the dtype of x."""
+    gate_pre = _linear(x, weights.gate_proj, weights.gate_scales, weights.gate_bias)
+    gate = activate(gate_pre, weights.threshold, weights.shift)
+    return gate if weights.up_proj is None else _times_up(gate, x, weights)
+
+
+def sparse_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The whole FFN of x [T, D]: y [T, D], plus `residual` [T, D] if given.
+
+    The sum is float32 until the end: the output is rounded once, to the dtype of x, or not at all
+    with `float32_output`.
+    """
+    down = dequantize(weights.down_projT, weights.down_scales)
+    y = _down(gate_up(x, weights), down)
+    if weights.down_bias is not None:
+        y = y + weights.down_bias.float()
+    if residual is not None:
+        y = y + residual.float()
+    return y if float32_output else y.to(x.dtype)
+
+
+def _times_up(gate: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
+    assert weights.up_proj is not None
+    up = _linear(x, weights.up_proj, weights.up_scales, weights.up_bias)
+    if weights.up_relu:
+        up = up.masked_fill(up < 0, 0)
+    return (gate * up).masked_fill(gate == 0, 0)
+
+
+def _linear(x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = x.float() @ dequantize(weight, scales).float().T
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def _down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    """Return y in float32; the rows of neurons that no token needs are kept out of the product."""
+    unused = (x1 == 0).all(dim=0)
+    return x1.float() @ down_projT.float().masked_fill(unused[:, None], 0)
