@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code runs an operator: CUDA C++, Triton or plain PyTorch, and why not the faster one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Literal, get_args
+
+import torch
+
+Backend = Literal["cuda", "triton", "reference"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+"""Fastest first."""
+MODULES: dict[Backend, str] = {
+    "cuda": "prosparse.kernels.cuda.operators",
+    "triton": "prosparse.kernels.triton",
+    "reference": "prosparse.kernels.reference",
+}
+OLDEST_CAPABILITY = (8, 0)
+
+_forced: list[Backend] = []
+
+
+def choose_backend(device: torch.device) -> Backend:
+    """Return the fastest backend that runs on a device, or the one `use_backend` asks for."""
+    if _forced:
+        return _forced[-1]
+    return next(backend for backend in BACKENDS if why_not(backend, device) is None)
+
+
+def implementation(device: torch.device) -> ModuleType:
+    """Return the module whose functions run the operators on a device."""
+    return _module(choose_backend(device))
+
+
+def why_not(backend: Backend, device: torch.device) -> str | None:
+    """Return why a backend cannot run on a device, as one sentence; None when it can."""
+    if backend == "reference":
+        return None
+    if device.type != "cuda":
+        return f"The {backend} backend needs an NVIDIA GPU; these tensors are on '{device.type}'."
+    return _why_not_on_gpu(backend, device.index or 0)
+
+
+@contextlib.contextmanager
+def use_backend(backend: Backend) -> Iterator[None]:
+    """Run the operators called inside the block with one backend; for tests and benchmarks.
+
+    Raises:
+        ValueError: There is no backend of this name.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; found '{backend}'.")
+    _forced.append(backend)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@functools.cache
+def _module(backend: Backend) -> ModuleType:
+    return importlib.import_module(MODULES[backend])
+
+
+@functools.cache
+def _why_not_on_gpu(backend: Backend, index: int) -> str | None:
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "The triton backend needs the package triton: pip install triton."
+        return None
+    if torch.version.hip:
+        return "The cuda backend needs an NVIDIA GPU; this PyTorch is built for AMD's."
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST_CAPABILITY:
+        found = ".".join(map(str, capability))
+        return f"The cuda backend needs compute capability 8.0 or newer; this GPU has {found}."
+    try:
+        from cuda.bindings import driver, nvrtc  # noqa: F401 - may miss the shared library too
+
+        nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as error:
+        return f"The cuda backend needs cuda-bindings: pip install 'prosparse[gpu]' ({error})."
+    return None

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators, as PyTorch knows them: traceable, capturable in a CUDA graph, without backward.
+
+They answer for 1 to MAX_TOKENS tokens: beyond that nearly every neuron is active for some token and
+a dense product is faster. What they compute is written in `prosparse.kernels.reference`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prosparse.kernels.backend import implementation
+from prosparse.kernels.ffn_weights import FFNWeights
+
+MAX_TOKENS = 16
+
+
+def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
+    """Step (2), Section 3.3 of ProSparse: x_1 = FATReLU(gate_pre) * (x W_1^T).
+
+    The rows of `up_proj` whose gate is zero for all tokens are not read.
+
+    Args:
+        gate_pre: [T, F], x W_s^T before the activation; float32, bfloat16 or float16.
+        x: [T, D], 1 <= T <= 16, in the dtype of `gate_pre`.
+        up_proj: [F, D], contiguous, in the dtype of `gate_pre`.
+        threshold: t >= 0 of FATReLU; 0 is ReLU. Ties are kept.
+
+    Returns:
+        x_1 [T, F].
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not go together.
+    """
+    return _sparse_up(gate_pre, x, up_proj, threshold)
+
+
+def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    """Step (3), Section 3.3 of ProSparse: y = x_1 W_2^T.
+
+    The rows of `down_projT` whose x_1 is zero for all tokens are not read.
+
+    Args:
+        x1: [T, F], 1 <= T <= 16; float32, bfloat16 or float16.
+        down_projT: [F, D], contiguous: the transpose of the checkpoint's `down_proj`.
+
+    Returns:
+        y [T, D].
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not go together.
+    """
+    return _sparse_down(x1, down_projT)
+
+
+def sparse_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The whole FFN, steps (1) to (3): exact, and reads the rows of active neurons only.
+
+    Args:
+        x: [T, D], 1 <= T <= 16; float32, bfloat16 or float16.
+        weights: The FFN; dense matrices in the dtype of x.
+        residual: [T, D] to add before the one rounding at the end; float32 or the dtype of x.
+        float32_output: Return the float32 sum, not rounded to the dtype of x.
+
+    Returns:
+        y [T, D].
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not go together.
+    """
+    return _sparse_ffn(
+        x,
+        weights.gate_proj,
+        weights.up_proj,
+        weights.down_projT,
+        weights.gate_scales,
+        weights.up_scales,
+        weights.down_scales,
+        weights.gate_bias,
+        weights.up_bias,
+        weights.down_bias,
+        residual,
+        weights.threshold,
+        weights.shift,
+        weights.up_relu,
+        float32_output,
+    )
+
+
+@torch.library.custom_op("prosparse::sparse_up", mutates_args=())
+def _sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
+    _check_tokens(x, up_proj, None)
+    if gate_pre.shape != (len(x), len(up_proj)) or gate_pre.dtype != x.dtype:
+        raise ValueError(
+            f"gate_pre must be [T, F] = [{len(x)}, {len(up_proj)}] in {x.dtype}; "
+            f"found {list(gate_pre.shape)} in {gate_pre.dtype}."
+        )
+    run = implementation(x.device).sparse_up
+    return run(gate_pre.contiguous(), x.contiguous(), up_proj, threshold)
+
+
+@_sparse_up.register_fake
+def _(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
+    return x.new_empty(gate_pre.shape)
+
+
+@torch.library.custom_op("prosparse::sparse_down", mutates_args=())
+def _sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    if x1.dim() != 2 or down_projT.dim() != 2 or x1.shape[1] != len(down_projT):
+        raise ValueError(
+            f"x1 must be [T, F] and down_projT [F, D]; found {list(x1.shape)} and "
+            f"{list(down_projT.shape)}."
+        )
+    _check_matrix("down_projT", down_projT, None, x1, down_projT.shape)
+    _check_count(len(x1))
+    return implementation(x1.device).sparse_down(x1.contiguous(), down_projT)
+
+
+@_sparse_down.register_fake
+def _(x1: Tensor, down_projT: Tensor) -> Tensor:
+    return x1.new_empty(x1.shape[0], down_projT.shape[1])
+
+
+@torch.library.custom_op("prosparse::sparse_ffn", mutates_args=())
+def _sparse_ffn(
+    x: Tensor,
+    gate_proj: Tensor,
+    up_proj: Tensor | None,
+    down_projT: Tensor,
+    gate_scales: Tensor | None,
+    up_scales: Tensor | None,
+    down_scales: Tensor | None,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    residual: Tensor | None,
+    threshold: float,
+    shift: float,
+    up_relu: bool,
+    float32_output: bool,
+) -> Tensor:
+    _check_tokens(x, gate_proj, gate_scales)
+    shape = torch.Size((len(gate_proj), x.shape[1]))
+    if up_proj is not None:
+        _check_matrix("up_proj", up_proj, up_scales, x, shape)
+    _check_matrix("down_projT", down_projT, down_scales, x, shape)
+    weights = FFNWeights(
+        gate_proj,
+        up_proj,
+        down_projT,
+        gate_scales,
+        up_scales,
+        down_scales,
+        gate_bias,
+        up_bias,
+        down_bias,
+        threshold,
+        shift,
+        up_relu,
+    )
+    if residual is not None:
+        if residual.shape != x.shape or residual.dtype not in (torch.float32, x.dtype):
+            raise ValueError(
+                f"residual must be {list(x.shape)} in float32 or {x.dtype}; found "
+                f"{list(residual.shape)} in {residual.dtype}."
+            )
+        residual = residual.contiguous()
+    run = implementation(x.device).sparse_ffn
+    return run(x.contiguous(), weights, residual, float32_output)
+
+
+@_sparse_ffn.register_fake
+def _(x: Tensor, *_arguments: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)
+
+
+def _check_tokens(x: Tensor, matrix: Tensor, scales: Tensor | None) -> None:
+    """Raise unless x is [T, D] and `matrix` [F, D] belongs to it."""
+    if x.dim() != 2:
+        raise ValueError(f"x must be [T, D]; found {list(x.shape)}.")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"x must be float32, bfloat16 or float16; found {x.dtype}.")
+    _check_count(len(x))
+    _check_matrix("the matrix", matrix, scales, x, torch.Size((len(matrix), x.shape[1])))
+
+
+def _check_count(tokens: int) -> None:
+    if not 1 <= tokens <= MAX_TOKENS:
+        raise ValueError(f"The sparse operators take 1 to {MAX_TOKENS} tokens; found {tokens}.")
+
+
+def _check_matrix(
+    name: str, matrix: Tensor, scales: Tensor | None, x: Tensor, shape: torch.Size
+) -> None:
+    rows, width = shape
+    if scales is None:
+        wanted, dtype = (rows, width), x.dtype
+    else:
+        wanted = (rows, width // 2 if matrix.dtype == torch.uint8 else width)
+        dtype = torch.uint8 if matrix.dtype == torch.uint8 else torch.int8
+    if tuple(matrix.shape) != wanted or matrix.dtype != dtype:
+        raise ValueError(
+            f"{name} must be {list(wanted)} in {dtype} for x {list(x.shape)}; "
+            f"found {list(matrix.shape)} in {matrix.dtype}."
+        )
+    if not matrix.is_contiguous() or (scales is not None and not scales.is_contiguous()):
+        raise ValueError(f"{name} and its scales must be contiguous: one neuron, one row.")
+    if matrix.device != x.device:
+        raise ValueError(f"{name} is on {matrix.device}, x on {x.device}.")
