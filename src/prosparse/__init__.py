@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from prosparse.model.registration import register as _register
 
 if TYPE_CHECKING:
+    from prosparse.benchmarking.decode import bench_decode
+    from prosparse.benchmarking.ops import bench_ops
     from prosparse.errors import UserError
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
     from prosparse.model.relufy import relufy
     from prosparse.pipeline.run import sparsify
     from prosparse.reporting.page import report
+    from prosparse.runtime.accelerate import accelerate
     from prosparse.runtime.generate import generate
     from prosparse.thresholds.run import threshold
     from prosparse.training.run import train
@@ -26,6 +29,9 @@ __version__ = "0.1.0"
 
 _VERBS = {
     "UserError": "prosparse.errors",
+    "accelerate": "prosparse.runtime.accelerate",
+    "bench_decode": "prosparse.benchmarking.decode",
+    "bench_ops": "prosparse.benchmarking.ops",
     "generate": "prosparse.runtime.generate",
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
@@ -39,6 +45,9 @@ _VERBS = {
 
 __all__ = [
     "UserError",
+    "accelerate",
+    "bench_decode",
+    "bench_ops",
     "generate",
     "load",
     "load_tokenizer",

@@ -205,6 +205,18 @@ def test_generate_without_a_prompt(prosparse, checkpoint):
     assert "--prompt" in result.complaint
 
 
+def test_generate_sparsely_with_a_dense_model(prosparse, checkpoint):
+    result = prosparse("generate", checkpoint, "--prompt", "def", "--backend", "sparse")
+    assert result.code == 2
+    assert "gives no zeros to skip" in result.err.splitlines()[-1]
+
+
+def test_generate_with_an_unknown_backend(prosparse, checkpoint):
+    result = prosparse("generate", checkpoint, "--prompt", "def", "--backend", "cuda")
+    assert result.code == 2
+    assert result.complaint == "--backend must be dense or sparse; found 'cuda'."
+
+
 def test_report_of_a_folder_without_a_record(prosparse, tmp_path):
     result = prosparse("report", tmp_path)
     assert result.code == 2

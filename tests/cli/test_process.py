@@ -27,10 +27,11 @@ def test_a_mistake_is_one_line_and_code_2(checkpoint, tmp_path):
     assert "a.jsonl, line 2, is not JSON" in line
 
 
-def test_the_text_is_all_that_generate_prints(checkpoint):
+def test_the_text_and_its_pace_are_all_that_generate_prints(checkpoint):
     done = run("generate", checkpoint, "--prompt", "def", "--tokens", 3)
     assert done.returncode == 0
-    assert done.stderr == ""
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(" (dense).")
     assert done.stdout.endswith("\n")
 
 

@@ -47,10 +47,24 @@ def test_relufy_measure_generate(prosparse, checkpoint, texts, tmp_path):
     assert generated.out.rstrip("\n") == ps.generate(out, "def", max_new_tokens=5)
 
 
+def test_generate_ends_with_the_pace(prosparse, relu_checkpoint):
+    dense = prosparse("generate", relu_checkpoint, "--prompt", "def", "--tokens", 5)
+    sparse = prosparse(
+        "generate", relu_checkpoint, "--prompt", "def", "--tokens", 5, "--backend", "sparse"
+    )
+    assert dense.code == sparse.code == 0
+    assert sparse.out == dense.out
+    last, last_sparse = (result.err.splitlines()[-1] for result in (dense, sparse))
+    assert re.fullmatch(r"\d tokens, [\d.]+/s \(dense\)\.", last)
+    assert re.match(r"\d tokens, [\d.]+/s \(sparse\)\. Sparse FFNs: 2 on ", last_sparse)
+
+
 def test_chat_ends_with_an_empty_line(prosparse, checkpoint, monkeypatch):
-    answers = iter(["hello", ""])
+    answers = iter(["hello", "again", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    assert prosparse("generate", checkpoint, "--chat", "--tokens", 3).code == 0
+    result = prosparse("generate", checkpoint, "--chat", "--tokens", 3)
+    assert result.code == 0
+    assert result.err.count("/s (dense).\n") == 1  # for all turns
 
 
 def test_train_then_threshold_then_report(prosparse, recipe_file, texts, tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 import prosparse as ps
 from prosparse.runtime import generate as module
+from prosparse.runtime.accelerate import is_accelerated
 
 PROMPT = "The number"
 
@@ -96,6 +97,7 @@ def test_at_most_so_many_tokens(model):
         ({"top_p": 1.5}, r"--top-p must be in \(0, 1\]; found 1.5"),
         ({"prompt": ""}, "--prompt is empty"),
         ({"device": "toaster"}, "Device 'toaster'"),
+        ({"backend": "fast"}, "--backend must be dense or sparse; found 'fast'"),
     ],
 )
 def test_wrong_options_are_known_before_the_weights_are_read(
@@ -124,3 +126,59 @@ def test_nothing_of_the_generation_is_kept_for_gradients(model):
     ps.generate(model, PROMPT, max_new_tokens=2)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sparse_text_is_dense_text(model, relu_checkpoint, sparse_calls, temperature):
+    options = {"max_new_tokens": 12, "temperature": temperature}
+    expected = ps.generate(model, PROMPT, **options)
+    assert not sparse_calls
+    assert ps.generate(model, PROMPT, backend="sparse", **options) == expected
+    assert sparse_calls
+    assert not is_accelerated(model)
+    assert ps.generate(relu_checkpoint, PROMPT, backend="sparse", **options) == expected
+
+
+def test_an_accelerated_model_stays_accelerated(model, sparse_calls):
+    with ps.accelerate(model, max_tokens=1):
+        ps.generate(model, PROMPT, max_new_tokens=3, backend="sparse")
+        assert is_accelerated(model)
+    assert set(sparse_calls) == {1}
+
+
+def test_a_dense_model_has_no_sparse_text(checkpoint):
+    with pytest.raises(ps.UserError, match="no zeros to skip; .* prosparse relufy"):
+        ps.generate(checkpoint, PROMPT, backend="sparse")
+
+
+def test_the_pace_is_told_once(model):
+    paces = []
+    ps.generate(model, PROMPT, max_new_tokens=6, on_pace=paces.append)
+    (pace,) = paces
+    assert pace.num_tokens == pace.num_timed + 1 <= 6
+    assert pace.seconds > 0
+
+
+@pytest.mark.parametrize("backend", ["dense", "sparse"])
+def test_fixed_steps_write_the_same(model, monkeypatch, backend):
+    """What a GPU would do, here without a graph."""
+    expected = ps.generate(model, PROMPT, max_new_tokens=20)
+    pieces, paces = [], []
+    monkeypatch.setattr(module, "_suits_replay", lambda network: True)
+    monkeypatch.setattr(model, "generate", pytest.fail)
+    options = {"on_text": pieces.append, "on_pace": paces.append, "backend": backend}
+    assert ps.generate(model, PROMPT, max_new_tokens=20, **options) == expected
+    assert "".join(pieces) == expected
+    sampled = {"max_new_tokens": 20, "temperature": 1.5, "seed": 4}
+    assert ps.generate(model, PROMPT, **sampled) == ps.generate(model, PROMPT, **sampled)
+    greedy = ps.generate(model, PROMPT, max_new_tokens=20, temperature=1.0, top_p=1e-6)
+    assert greedy == expected
+
+
+def test_fixed_steps_only_where_they_are_the_same(model, monkeypatch):
+    assert not module._suits_replay(model)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(type(model), "device", property(lambda self: gpu))
+    assert module._suits_replay(model)
+    model.generation_config.repetition_penalty = 1.1  # transformers knows what it means
+    assert not module._suits_replay(model)

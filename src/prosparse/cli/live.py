@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from prosparse.reporting.tables import MilestoneTable, ThresholdTable
+from prosparse.reporting.speed_grids import (
+    DECODE_HEADER,
+    DECODE_WIDTHS,
+    OPS_HEADER,
+    OPS_WIDTHS,
+    decode_row,
+    ops_row,
+)
+from prosparse.reporting.tables import MilestoneTable, PlainTable, ThresholdTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prosparse.records.run import Milestone
+    from prosparse.records.speed import DecodeRow, OpsRow
     from prosparse.records.threshold import ThresholdCandidate
 
 
@@ -49,3 +58,33 @@ class LiveThresholds:
             write(self._table.header())
             self._has_header = True
         write(self._table.row(candidate))
+
+
+class LiveOps:
+    """Prints a header for each shape, then each row of an operator benchmark."""
+
+    def __init__(self) -> None:
+        self._table = PlainTable(OPS_HEADER, OPS_WIDTHS)
+        self._shape = ""
+
+    def __call__(self, row: OpsRow) -> None:
+        """Print one row."""
+        if row.shape != self._shape:
+            self._shape = row.shape
+            write(f"\n{row.shape}\n{self._table.header()}")
+        write(self._table.row(ops_row(row)))
+
+
+class LiveDecode:
+    """Prints a header, then each row of a decode benchmark."""
+
+    def __init__(self) -> None:
+        self._table = PlainTable(DECODE_HEADER, DECODE_WIDTHS)
+        self._has_header = False
+
+    def __call__(self, row: DecodeRow) -> None:
+        """Print one row."""
+        if not self._has_header:
+            write(self._table.header())
+            self._has_header = True
+        write(self._table.row(decode_row(row)))

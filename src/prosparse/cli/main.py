@@ -20,6 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 
 import prosparse
+from prosparse.cli import bench
 from prosparse.cli.generate import generate
 from prosparse.cli.measure import measure
 from prosparse.cli.relufy import relufy
@@ -71,6 +72,11 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (sparsify, relufy, train, measure, threshold, generate, report):
     app.command()(_spoken(verb))
+
+benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)
+for verb in (bench.ops, bench.decode):
+    benches.command()(_spoken(verb))
+app.add_typer(benches, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prosparse.kernels.backend import implementation
+from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.screen import Screen
 
 MAX_TOKENS = 16
 
@@ -93,6 +94,50 @@ def sparse_ffn(
     )
 
 
+def screened_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    screen: Screen,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The same FFN, the gate's own rows read only where its int8 copy cannot rule a neuron out.
+
+    The result is that of `sparse_ffn`, exactly: the screen's error is bounded, not estimated. The
+    triton and reference backends have no use for the screen and read the gate as it is.
+
+    Args:
+        x: [T, D], 1 <= T <= 16, D a multiple of 64.
+        weights: The FFN; its gate is not quantized and its activation not shifted.
+        screen: `prosparse.kernels.screen.make_screen(weights.gate_proj)`.
+        residual: [T, D] to add before the one rounding at the end; float32 or the dtype of x.
+        float32_output: Return the float32 sum, not rounded to the dtype of x.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not go together.
+    """
+    if weights.gate_scales is not None or weights.shift:
+        raise ValueError("A screen is for an FFN with unquantized gate and no shift.")
+    return _screened_ffn(
+        x,
+        weights.gate_proj,
+        weights.up_proj,
+        weights.down_projT,
+        screen.values,
+        screen.scales,
+        screen.bound,
+        weights.up_scales,
+        weights.down_scales,
+        weights.gate_bias,
+        weights.up_bias,
+        weights.down_bias,
+        residual,
+        weights.threshold,
+        weights.up_relu,
+        float32_output,
+    )
+
+
 @torch.library.custom_op("prosparse::sparse_up", mutates_args=())
 def _sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
     _check_tokens(x, up_proj, None)
@@ -164,20 +209,76 @@ def _sparse_ffn(
         shift,
         up_relu,
     )
-    if residual is not None:
-        if residual.shape != x.shape or residual.dtype not in (torch.float32, x.dtype):
-            raise ValueError(
-                f"residual must be {list(x.shape)} in float32 or {x.dtype}; found "
-                f"{list(residual.shape)} in {residual.dtype}."
-            )
-        residual = residual.contiguous()
     run = implementation(x.device).sparse_ffn
-    return run(x.contiguous(), weights, residual, float32_output)
+    return run(x.contiguous(), weights, _checked_residual(residual, x), float32_output)
 
 
 @_sparse_ffn.register_fake
 def _(x: Tensor, *_arguments: object) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)
+
+
+@torch.library.custom_op("prosparse::screened_ffn", mutates_args=())
+def _screened_ffn(
+    x: Tensor,
+    gate_proj: Tensor,
+    up_proj: Tensor | None,
+    down_projT: Tensor,
+    screen_values: Tensor,
+    screen_scales: Tensor,
+    screen_bound: Tensor,
+    up_scales: Tensor | None,
+    down_scales: Tensor | None,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    residual: Tensor | None,
+    threshold: float,
+    up_relu: bool,
+    float32_output: bool,
+) -> Tensor:
+    _check_tokens(x, gate_proj, None)
+    shape = torch.Size((len(gate_proj), x.shape[1]))
+    if up_proj is not None:
+        _check_matrix("up_proj", up_proj, up_scales, x, shape)
+    _check_matrix("down_projT", down_projT, down_scales, x, shape)
+    _check_matrix("the screen", screen_values, screen_scales, x, shape)
+    weights = FFNWeights(
+        gate_proj,
+        up_proj,
+        down_projT,
+        None,
+        up_scales,
+        down_scales,
+        gate_bias,
+        up_bias,
+        down_bias,
+        threshold,
+        0.0,
+        up_relu,
+    )
+    residual = _checked_residual(residual, x)
+    backend = implementation(x.device)
+    if choose_backend(x.device) != "cuda":
+        return backend.sparse_ffn(x.contiguous(), weights, residual, float32_output)
+    screen = Screen(screen_values, screen_scales, screen_bound)
+    return backend.screened_ffn(x.contiguous(), weights, screen, residual, float32_output)
+
+
+@_screened_ffn.register_fake
+def _(x: Tensor, *_arguments: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)
+
+
+def _checked_residual(residual: Tensor | None, x: Tensor) -> Tensor | None:
+    if residual is None:
+        return None
+    if residual.shape != x.shape or residual.dtype not in (torch.float32, x.dtype):
+        raise ValueError(
+            f"residual must be {list(x.shape)} in float32 or {x.dtype}; found "
+            f"{list(residual.shape)} in {residual.dtype}."
+        )
+    return residual.contiguous()
 
 
 def _check_tokens(x: Tensor, matrix: Tensor, scales: Tensor | None) -> None:

@@ -19,7 +19,7 @@ from prosparse.kernels.quantize import dequantize
 def activate(pre: Tensor, threshold: float, shift: float = 0.0) -> Tensor:
     """Return FATReLU(pre - shift), of the shape and dtype of `pre`; ties are kept (Eq. 3)."""
     if shift:
-        pre = pre - shift
+        pre = (pre.float() - shift).to(pre.dtype)
     cut = torch.tensor(threshold, dtype=pre.dtype, device="cpu").item()
     return pre.masked_fill(pre < cut, 0)
 

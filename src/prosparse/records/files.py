@@ -15,6 +15,7 @@ from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
+from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 
 if TYPE_CHECKING:
@@ -24,13 +25,23 @@ SCHEMA_VERSION = 1
 RECORD_NAME = "record.json"
 LOG_NAME = "log.jsonl"
 
-Record = RelufyRecord | TrainRecord | MeasureRecord | ThresholdRecord | SparsifyRecord
+Record = (
+    RelufyRecord
+    | TrainRecord
+    | MeasureRecord
+    | ThresholdRecord
+    | SparsifyRecord
+    | OpsSpeedRecord
+    | DecodeSpeedRecord
+)
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
     "train": TrainRecord,
     "measure": MeasureRecord,
     "threshold": ThresholdRecord,
     "sparsify": SparsifyRecord,
+    "bench_ops": OpsSpeedRecord,
+    "bench_decode": DecodeSpeedRecord,
 }
 
 

@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("prosparse", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+PACKAGES = (
+    "prosparse",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "triton",
+)
 
 
 @dataclass(frozen=True, slots=True)

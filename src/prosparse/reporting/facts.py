@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
+from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import compact_number, duration, listing
+from prosparse.reporting.speed_summary import speed_facts, speed_notes
 
 if TYPE_CHECKING:
     from prosparse.records.files import Record
@@ -34,6 +36,8 @@ def run_facts(record: Record) -> Grid:
 
 def reading_notes(record: Record) -> list[str]:
     """Return what a reader must know of the numbers on the page, one sentence or two each."""
+    if isinstance(record, OpsSpeedRecord | DecodeSpeedRecord):
+        return speed_notes(record)
     measures = _measures(record)
     if not measures:
         return []
@@ -88,6 +92,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             ]
         case TrainRecord():
             return _training_facts(record)
+        case OpsSpeedRecord() | DecodeSpeedRecord():
+            return speed_facts(record)
         case SparsifyRecord():
             return [
                 *_training_facts(record.training),

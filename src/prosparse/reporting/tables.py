@@ -71,6 +71,26 @@ class ThresholdTable:
         return _aligned(threshold_row(candidate), self._widths)
 
 
+class PlainTable:
+    """A table with fixed columns, printed one row at a time.
+
+    Args:
+        titles: Of the columns.
+        widths: Of the columns, in characters.
+    """
+
+    def __init__(self, titles: Row, widths: Sequence[int]):
+        self._titles, self._widths = titles, widths
+
+    def header(self) -> str:
+        """Return the column titles and a rule beneath them (two lines)."""
+        return _ruled(_aligned(self._titles, self._widths))
+
+    def row(self, cells: Row) -> str:
+        """Return one line, as wide as the header."""
+        return _aligned(cells, self._widths)
+
+
 def layer_bars(layer_sparsity: Sequence[float]) -> str:
     """Return one line per layer, lowest first, with a bar whose full length is 100 %."""
     digits = len(str(len(layer_sparsity) - 1))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who takes part in the decode benchmark: one entry each, the runner is shared.
+
+To add one, add an entry: how the model is set up (and put back), and what a token must read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from prosparse.benchmarking.decode_model import Traffic
+from prosparse.benchmarking.decode_runs import Decode, loop_decode, stock_decode
+from prosparse.runtime.accelerate import accelerate
+from prosparse.runtime.decode import Decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The loop captures its own graph.
+COMPILE_MODE = "max-autotune-no-cudagraphs"
+
+Setup = Callable[["PreTrainedModel", int], AbstractContextManager[Decode]]
+"""From a model and the longest text, in tokens, to a decode that works inside the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeContender:
+    """One way to decode."""
+
+    name: str
+    setup: Setup
+    num_mb: Callable[[Traffic, Sequence[float]], float]
+    """MB of weights a token reads, given the sparsity of each layer."""
+    is_dense: bool = False
+    is_stock: bool = False
+    is_compiled: bool = False
+    is_own_loop: bool = False
+    """Runs in the loop whose attention and rest are timed apart."""
+
+
+def decode_contenders(device: torch.device, compiled: bool) -> list[DecodeContender]:
+    """Return all that can take part on a device, dense ones first.
+
+    Args:
+        device: On a CPU nothing is compiled or captured.
+        compiled: Also those made by torch.compile.
+    """
+    compiled = compiled and device.type == "cuda"
+    found = [
+        DecodeContender("transformers generate", _stock(None), _dense_mb, True, True),
+        DecodeContender(
+            "transformers generate, compiled", _stock("reduce-overhead"), _dense_mb,
+            True, True, is_compiled=True,
+        ),
+        DecodeContender("dense, our loop", own_loop(False), _dense_mb, True, is_own_loop=not compiled),
+        DecodeContender(
+            "dense, our loop, compiled", own_loop(True), _dense_mb,
+            True, is_compiled=True, is_own_loop=True,
+        ),
+        DecodeContender("sparse, our loop", _sparse(False), Traffic.sparse, is_own_loop=not compiled),
+        DecodeContender(
+            "sparse, our loop, compiled", _sparse(True), Traffic.sparse,
+            is_compiled=True, is_own_loop=True,
+        ),
+    ]  # fmt: skip
+    return [contender for contender in found if compiled or not contender.is_compiled]
+
+
+def own_loop(compiled: bool) -> Setup:
+    """Return the setup of our decode loop: static cache, one captured graph for a step."""
+
+    @contextlib.contextmanager
+    def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
+        yield loop_decode(
+            Decoder(
+                model,
+                max_length=max_length,
+                compile=COMPILE_MODE if compiled else None,
+                graph=model.device.type == "cuda",
+            )
+        )
+
+    return setup
+
+
+def _stock(compile_mode: str | None) -> Setup:
+    @contextlib.contextmanager
+    def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
+        yield stock_decode(model, compile_mode)
+
+    return setup
+
+
+def _sparse(compiled: bool) -> Setup:
+    @contextlib.contextmanager
+    def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
+        with accelerate(model, max_tokens=1), own_loop(compiled)(model, max_length) as decode:
+            yield decode
+
+    return setup
+
+
+def _dense_mb(weights: Traffic, layer_sparsity: Sequence[float]) -> float:
+    return weights.dense

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time calls as a decode loop makes them: one CUDA graph, fresh weights in every call.
+
+One graph holds one call for each copy of the weights, so launches cost what they cost in a captured
+decode and not what Python costs. Before every replay a foreign buffer several times the size of the
+L2 cache is read, and no weight is used twice within a replay: what a call reads comes from memory.
+The time of a call is the replay's, between two events, over the number of calls. On a CPU the same
+calls run in a plain loop on a wall clock, and the cache is only rotated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prosparse.benchmarking.machine import cache_bytes
+
+Call = Callable[[], Tensor]
+
+CACHE_SWEEPS = 4  # the foreign buffer is this many caches long
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How often a measurement is repeated."""
+
+    warmup: int = 4
+    timed: int = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The time of one call over the repeats, in microseconds."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def spread(times: Sequence[float]) -> Spread:
+    """Return median, 10th and 90th percentile of the repeats."""
+    shares = torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64)
+    return Spread(*torch.quantile(torch.tensor(times, dtype=torch.float64), shares).tolist())
+
+
+class Replay:
+    """Calls that can be run again: outputs stand in the same memory each time on a GPU.
+
+    Args:
+        calls: Run once to warm up (they may compile), then captured.
+        device: Where they run.
+    """
+
+    def __init__(self, calls: Sequence[Call], device: torch.device) -> None:
+        self._calls = calls
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.num_calls = len(calls)
+        if device.type != "cuda":
+            self.outputs = [call() for call in calls]
+            return
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for call in calls:
+                call()
+        torch.cuda.current_stream(device).wait_stream(side)
+        torch.cuda.synchronize(device)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self.outputs = [call() for call in calls]
+
+    def run(self) -> None:
+        """Run all calls once; on a GPU this only starts them."""
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self.outputs = [call() for call in self._calls]
+
+    def run_poisoned(self) -> list[Tensor]:
+        """Fill the outputs with NaN, run, and return them: what was not written is seen."""
+        for output in self.outputs:
+            output.fill_(torch.nan)
+        self.run()
+        return self.outputs
+
+
+class Stopwatch:
+    """Times replays on one device."""
+
+    def __init__(self, device: torch.device, repeats: Repeats) -> None:
+        self._device, self._repeats = device, repeats
+        num_bytes = CACHE_SWEEPS * cache_bytes(device)
+        self._foreign = torch.zeros(num_bytes // 4, dtype=torch.int32, device=device)
+
+    def time(self, replay: Replay) -> Spread:
+        """Return the time of one call of a replay."""
+        once = self._time_on_gpu if self._device.type == "cuda" else _time_on_cpu
+        for _ in range(self._repeats.warmup):
+            once(replay)
+        readings = [once(replay) for _ in range(self._repeats.timed)]
+        return spread([read() / replay.num_calls for read in readings])
+
+    def _time_on_gpu(self, replay: Replay) -> Callable[[], float]:
+        """Start one replay; return a function that waits for its time in microseconds."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # Read, not written: dirty lines would have to be written back within the measured time.
+        self._foreign.max()
+        start.record()
+        replay.run()
+        end.record()
+
+        def read() -> float:
+            end.synchronize()
+            return 1e3 * start.elapsed_time(end)
+
+        return read
+
+
+def _time_on_cpu(replay: Replay) -> Callable[[], float]:
+    start = time.perf_counter()
+    replay.run()
+    seconds = time.perf_counter() - start
+    return lambda: 1e6 * seconds

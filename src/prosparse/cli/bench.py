@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure how fast the sparse operators and the sparse decode are on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prosparse.cli.options import Device, Overwrite, TrustRemoteCode, parse_numbers
+from prosparse.errors import UserError
+
+if TYPE_CHECKING:
+    from prosparse.records.speed import NotRun
+
+Out = Annotated[str | None, typer.Option(help="Folder for `record.json` and the report.")]
+Dtype = Annotated[str, typer.Option(metavar="bfloat16|float16|float32", help="Of the weights.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights and inputs.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A first look: less of everything.")]
+NoCompile = Annotated[
+    bool, typer.Option("--no-compile", help="Leave out the baselines made by torch.compile.")
+]
+
+FAILED = 1
+
+
+def ops(
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|DxF",
+            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-135m, or d_model x d_ff; repeatable.",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(help="Shares of inactive neurons, with commas between.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Tokens at once, 1 to 16, with commas between.")
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="random|clustered|FILE.npy",
+            help="Active neurons; a file holds real activations [tokens, d_ff]; repeatable.",
+        ),
+    ] = None,
+    dtype: Dtype = "bfloat16",
+    no_compile: NoCompile = False,
+    quick: Quick = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Time the sparse operators, step by step and as a whole FFN, against dense and the hardware.
+
+    Every result is checked against float32 before it gets a time; a wrong one gets none, and the
+    command ends with code 1.
+
+    Example: `prosparse bench ops --shape llama2-7b --shape smollm2-135m --out runs/ops`
+    """
+    import prosparse as ps
+    from prosparse.cli.live import LiveOps, write
+    from prosparse.reporting.speed_grids import limit_grid, limit_text
+    from prosparse.reporting.speed_summary import headline
+    from prosparse.reporting.tables import markdown_table
+
+    record = ps.bench_ops(
+        shape or ["llama2-7b"],
+        dtype=dtype,
+        sparsity=None if sparsity is None else parse_numbers(sparsity, "--sparsity"),
+        tokens=None if tokens is None else _parse_counts(tokens),
+        masks=mask,
+        compiled=not no_compile,
+        quick=quick,
+        device=device,
+        seed=seed,
+        out=out,
+        overwrite=overwrite,
+        on_row=LiveOps(),
+    )
+    write(f"\n{markdown_table(limit_grid(record))}\n")
+    write(f"Limit: {limit_text(record.limit)}\n{headline(record)}")
+    _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
+
+
+def decode(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Folder, `.gguf` file or hub id; left out: random weights."
+        ),
+    ] = None,
+    shape: Annotated[
+        str, typer.Option(help="Of random weights: the names of `bench ops`.")
+    ] = "llama2-7b",
+    layers: Annotated[
+        int | None, typer.Option(help="Of random weights: fewer layers than the shape has.")
+    ] = None,
+    sparsity: Annotated[
+        float, typer.Option(help="Of random weights: share of inactive neurons to set.")
+    ] = 0.893,
+    prompt: Annotated[str | None, typer.Option(help="Of a MODEL: text to go on from.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Of a MODEL: documents to take a prompt of 64 tokens from."
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens to decode and compare.")] = 128,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bfloat16|float16|float32",
+            help="Of the weights; left out: the checkpoint's own, bfloat16 for random ones.",
+        ),
+    ] = None,
+    no_compile: NoCompile = False,
+    quick: Quick = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Say what sparsity buys a model's decode on this machine, and why.
+
+    Greedy tokens are compared with those of the dense model before anything gets a time.
+
+    Example: `prosparse bench decode runs/demo/model --prompt "The for statement is used to"`
+    """
+    import prosparse as ps
+    from prosparse.cli.live import LiveDecode, write
+    from prosparse.reporting.speed_summary import headline
+
+    record = ps.bench_decode(
+        model,
+        shape=shape,
+        num_layers=layers,
+        sparsity=sparsity,
+        prompt=prompt,
+        data=data,
+        tokens=tokens,
+        dtype=dtype,
+        compiled=not no_compile,
+        quick=quick,
+        device=device,
+        seed=seed,
+        out=out,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+        on_row=LiveDecode(),
+    )
+    write(f"\n{record.breakdown}\n\n{headline(record)}")
+    _finish(out, record.not_run, any(row.check.is_wrong for row in record.rows))
+
+
+def _parse_counts(text: str) -> list[int]:
+    numbers = parse_numbers(text, "--tokens")
+    if any(number != int(number) for number in numbers):
+        raise UserError(f"--tokens takes whole numbers with commas between; found '{text}'.")
+    return [int(number) for number in numbers]
+
+
+def _finish(out: str | None, not_run: tuple[NotRun, ...], is_wrong: bool) -> None:
+    """Say what did not run and where the report is; end with code 1 if something went wrong."""
+    import prosparse as ps
+    from prosparse.cli.live import write
+
+    for item in not_run:
+        write(f"Not run: {item.contender}: {item.reason}.")
+    if out is not None:
+        write(f"Wrote {ps.report(out)}")
+    if is_wrong:
+        write("A result was wrong: it has no time.")
+    if is_wrong or any(item.is_failure for item in not_run):
+        raise typer.Exit(FAILED)

@@ -1,0 +1,53 @@
+// From the gate's pre-activation to x_1 = act(gate) * up of one neuron, by one warp.
+#pragma once
+
+typedef UP_FORMAT UpFormat;
+
+struct Activation {
+  float threshold;  // already rounded to X
+  float shift;
+
+  // FATReLU; ties are kept and NaN stays NaN.
+  __device__ __forceinline__ float operator()(float pre) const {
+    if (shift != 0.0f) pre = rounded(pre - shift);
+    return pre < threshold ? 0.0f : pre;
+  }
+};
+
+// Return the tokens that need a neuron, as bits: those whose gate is not zero.
+__device__ __forceinline__ u32 tokens_of(const float (&gate)[T]) {
+  u32 tokens = 0;
+#pragma unroll
+  for (int t = 0; t < T; ++t) tokens |= static_cast<u32>(!(gate[t] == 0.0f)) << t;
+  return tokens;
+}
+
+// gate[t] = act(gate) of token t. Read up's row f if any token needs it, and write x_1[:, f].
+__device__ __forceinline__ void finish_neuron(const float (&gate)[T], const void* up, const void* up_scales,
+                                              const X* up_bias, const X* x, X* x1, int f, int lane) {
+  float value[T];
+#if HAS_UP
+  const u32 tokens = tokens_of(gate);
+#pragma unroll
+  for (int t = 0; t < T; ++t) value[t] = 0.0f;
+  if (tokens) {
+    row_dot<UpFormat, true>(up, up_scales, f, x, tokens, lane, value);
+    const float bias = up_bias ? to_float(up_bias[f]) : 0.0f;
+#pragma unroll
+    for (int t = 0; t < T; ++t) {
+      float u = rounded(value[t] + bias);
+#if UP_RELU
+      if (u < 0.0f) u = 0.0f;
+#endif
+      value[t] = tokens >> t & 1 ? gate[t] * u : 0.0f;
+    }
+  }
+#else
+#pragma unroll
+  for (int t = 0; t < T; ++t) value[t] = gate[t];
+#endif
+  float mine = 0.0f;  // lane t writes token t's value
+#pragma unroll
+  for (int t = 0; t < T; ++t) mine = lane == t ? value[t] : mine;  // keeps value[] in registers
+  if (lane < T) x1[static_cast<u64>(lane) * F + f] = from_float(mine);
+}

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators on an NVIDIA GPU; the same four functions as `prosparse.kernels.reference`.
+
+The FFN is two kernels: `gate_up` (or `screened_up`) leaves x_1 [T, F] in memory, a few kilobytes,
+and `sparse_down` starts while it is still running and waits for it on the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prosparse.kernels.cuda import programs
+from prosparse.kernels.cuda.launcher import Program, architecture, launch
+from prosparse.kernels.cuda.programs import Shape, weight_format
+from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.screen import Screen, certain_below
+
+# Up to this many tokens the gate's rows are read by gate_up.cu; beyond, cuBLAS and its tensor cores
+# are faster, and sparse_up.cu goes on from there.
+MAX_TOKENS_OF_GATE_UP = 4
+
+
+def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
+    """Step (2); see `prosparse.kernels.ops.sparse_up`."""
+    weights = FFNWeights(up_proj, up_proj, up_proj, threshold=threshold)
+    return _sparse_up(gate_pre, x, weights)
+
+
+def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    """Step (3); see `prosparse.kernels.ops.sparse_down`."""
+    weights = FFNWeights(down_projT, None, down_projT)
+    return _sparse_down(x1, weights, None, False, follows=False)
+
+
+def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
+    """Steps (1) and (2): the intermediate x_1 [T, F] of x [T, D], in the dtype of x."""
+    x = _aligned(x)
+    if weights.gate_scales is None and len(x) > MAX_TOKENS_OF_GATE_UP:
+        gate_pre = functional.linear(x, weights.gate_proj, weights.gate_bias)
+        return _sparse_up(gate_pre, x, weights)
+    d_model, up = x.shape[1], weights.up_proj
+    program = programs.gate_up(
+        _shape(x, weights),
+        weight_format(weights.gate_proj, weights.gate_scales, d_model),
+        weight_format(up, weights.up_scales, d_model),
+        up is not None,
+        weights.up_relu,
+    )
+    x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
+    launch(
+        program,
+        (_blocks(program, x1), 1, 1),
+        [
+            x,
+            weights.gate_proj,
+            weights.gate_scales,
+            weights.gate_bias,
+            up,
+            weights.up_scales,
+            weights.up_bias,
+            x1,
+            rounded_to(weights.threshold, x.dtype),
+            weights.shift,
+        ],
+    )
+    return x1
+
+
+def sparse_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The whole FFN; see `prosparse.kernels.ops.sparse_ffn`."""
+    x1 = gate_up(x, weights)
+    return _sparse_down(x1, weights, residual, float32_output, follows=True)
+
+
+def screened_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    screen: Screen,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The whole FFN behind a screen; see `prosparse.kernels.ops.screened_ffn`."""
+    x = _aligned(x)
+    up = weights.up_proj
+    program = programs.screened_up(
+        _shape(x, weights),
+        weight_format(up, weights.up_scales, x.shape[1]),
+        up is not None,
+        weights.up_relu,
+    )
+    x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
+    launch(
+        program,
+        (_blocks(program, x1), 1, 1),
+        [
+            x,
+            screen.values,
+            screen.scales,
+            screen.bound,
+            weights.gate_proj,
+            weights.gate_bias,
+            up,
+            weights.up_scales,
+            weights.up_bias,
+            x1,
+            rounded_to(weights.threshold, x.dtype),
+            certain_below(weights.threshold, x.dtype),
+        ],
+    )
+    return _sparse_down(x1, weights, residual, float32_output, follows=True)
+
+
+def rounded_to(value: float, dtype: torch.dtype) -> float:
+    """Return a threshold as the activations' dtype has it."""
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
+
+
+def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
+    x = _aligned(x)
+    program = programs.sparse_up(
+        _shape(x, weights),
+        weight_format(weights.up_proj, weights.up_scales, x.shape[1]),
+        weights.up_proj is not None,
+        weights.up_relu,
+    )
+    x1 = torch.empty(gate_pre.shape, dtype=x.dtype, device=x.device)
+    slice_ = dict(program.constants)["SLICE"]
+    assert isinstance(slice_, int)
+    launch(
+        program,
+        (math.ceil(x1.shape[1] / slice_), 1, 1),
+        [
+            gate_pre,
+            x,
+            weights.up_proj,
+            weights.up_scales,
+            weights.up_bias,
+            x1,
+            rounded_to(weights.threshold, x.dtype),
+            weights.shift,
+        ],
+    )
+    return x1
+
+
+def _sparse_down(
+    x1: Tensor, weights: FFNWeights, residual: Tensor | None, float32_output: bool, follows: bool
+) -> Tensor:
+    down, scales = weights.down_projT, weights.down_scales
+    d_model = down.shape[1] * (2 if scales is not None and down.dtype == torch.uint8 else 1)
+    shape = Shape(
+        len(x1),
+        d_model,
+        len(down),
+        x1.dtype,
+        down.data_ptr() % 16 == 0,
+        architecture(x1.device.index or 0),
+    )
+    program = programs.sparse_down(
+        shape,
+        weight_format(down, scales, d_model),
+        follows,
+        residual is not None and residual.dtype == torch.float32,
+        float32_output,
+    )
+    dtype = torch.float32 if float32_output else x1.dtype
+    y = torch.empty(len(x1), d_model, dtype=dtype, device=x1.device)
+    constants = dict(program.constants)
+    columns = constants["LANES"] * constants["VEC"]  # type: ignore[operator]
+    grid = (program.cluster, -(-d_model // columns), -(-len(x1) // constants["T_TILE"]))  # type: ignore[operator]
+    launch(program, grid, [x1, down, scales, weights.down_bias, residual, y])
+    return y
+
+
+def _shape(x: Tensor, weights: FFNWeights) -> Shape:
+    matrices = (weights.gate_proj, weights.up_proj)
+    return Shape(
+        len(x),
+        x.shape[1],
+        len(weights.gate_proj),
+        x.dtype,
+        all(matrix is None or matrix.data_ptr() % 16 == 0 for matrix in matrices),
+        architecture(x.device.index or 0),
+    )
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Return x at a 16-byte boundary: a copy only where a view starts between two."""
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _blocks(program: Program, x1: Tensor) -> int:
+    return -(-x1.shape[1] // (program.threads // 32))

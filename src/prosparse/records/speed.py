@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast the sparse operators and a sparse decode are: the results of `prosparse bench`.
+
+A time stands in a record only if the result it belongs to was checked and right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prosparse.records.provenance import Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPoint:
+    """One measured launch that only reads."""
+
+    mb: float
+    """MB (10^6 bytes) read."""
+    us: float
+    """Microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedLimit:
+    """What one launch that reads X MB costs at least on the device: launch_us + us_per_mb * X."""
+
+    method: str
+    """How it was measured."""
+    launch_us: float
+    us_per_mb: float
+    points: tuple[LimitPoint, ...]
+
+    def us(self, mb: float) -> float:
+        """Return the least time of one launch that reads `mb` MB, in microseconds."""
+        return self.launch_us + self.us_per_mb * mb
+
+
+@dataclass(frozen=True, slots=True)
+class BenchedShape:
+    """One FFN shape of an operator benchmark."""
+
+    name: str
+    d_model: int
+    d_ff: int
+    num_copies: int
+    """Copies of the weights, all different; each is used once in a replay."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpsRow:
+    """One contender at one step, mask and number of tokens."""
+
+    shape: str
+    """Name of the shape."""
+    step: Literal["up", "down", "ffn"]
+    """`up` is step 2 of Section 3.3, `down` step 3, `ffn` the whole FFN."""
+    contender: str
+    is_dense: bool
+    """Reads all weights whatever the mask: a baseline."""
+    is_compiled: bool
+    """A dense baseline made by torch.compile."""
+    num_tokens: int
+    mask: str
+    """`random`, `clustered` or the name of a file with real activations."""
+    sparsity: float
+    """Share of inactive neurons that the mask was made with, for each token, in [0, 1]."""
+    union: float
+    """Share of neurons that at least one of the tokens needs, in [0, 1]."""
+    mb: float
+    """MB of weights that must be read: the rows of the union, all of the gate, ..."""
+    us: float | None
+    """Median microseconds of one call; None when the result was wrong."""
+    us_p10: float | None
+    us_p90: float | None
+    error: float
+    """Largest ||out - ref|| / ||ref|| over the copies, before and after timing."""
+    error_bound: float
+    limit_us: float
+    """The least time of one launch that reads `mb`."""
+    speedup: float | None = None
+    """Time of the plain dense baseline of the same step and tokens over this; None without one."""
+    speedup_compiled: float | None = None
+    """The same over the compiled dense FFN."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the result missed its error bound."""
+        return not self.error <= self.error_bound
+
+    @property
+    def gb_per_second(self) -> float | None:
+        """Weights read over time."""
+        return None if self.us is None else 1e3 * self.mb / self.us
+
+    @property
+    def limit_share(self) -> float | None:
+        """Share of the limit that was reached, in [0, 1] but for noise."""
+        return None if self.us is None else self.limit_us / self.us
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """A contender that cannot run here."""
+
+    contender: str
+    reason: str
+    is_failure: bool = False
+    """It should have run and raised an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpsSpeedRecord:
+    """The result of `prosparse bench ops`."""
+
+    model: str
+    """The shapes by name: an operator benchmark has weights of a size, and no model."""
+    shapes: tuple[BenchedShape, ...]
+    dtype: str
+    limit: SpeedLimit
+    rows: tuple[OpsRow, ...]
+    not_run: tuple[NotRun, ...]
+    num_warmups: int
+    num_repeats: int
+    """Timed replays; the time of a row is their median."""
+    method: str
+    """How calls were timed, in a sentence."""
+    clocks: dict[str, str]
+    """As the driver read them right after the last measurement; empty where it has none."""
+    seconds: float
+    provenance: Provenance
+    kind: Literal["bench_ops"] = "bench_ops"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCheck:
+    """How the greedy tokens of a contender compare with those of the dense model."""
+
+    num_tokens: int
+    """Tokens judged."""
+    first_difference: int | None
+    """Index of the first token that is not the dense decode's; None when all are equal."""
+    margin: float
+    """Largest preference of the dense model's logits, on the contender's own text, for another
+    token than the one it chose; 0 when the texts are equal."""
+    bound: float
+    """Margins up to this are rounding: twice the largest difference between the dense model's
+    logits with a cache and in one pass."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a token was chosen that rounding cannot explain."""
+        return not self.margin <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRow:
+    """One way to decode, one token at a time."""
+
+    contender: str
+    is_dense: bool
+    is_stock: bool
+    """Made of stock transformers and torch parts alone."""
+    check: TokenCheck
+    ms: float | None
+    """Median milliseconds for a token; None when the tokens were wrong."""
+    ms_p10: float | None
+    ms_p90: float | None
+    mb: float
+    """MB of weights that a token must read, at the measured sparsity."""
+    attention_ms: float | None = None
+    """What a step without FFNs loses when its attention is left out too; None if not taken apart."""
+    rest_ms: float | None = None
+    """A step with neither: norms, residuals, embedding, head."""
+    speedup: float | None = None
+    """Time of the fastest dense contender over this one."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """1000 / ms."""
+        return None if self.ms is None else 1e3 / self.ms
+
+    @property
+    def ffn_ms(self) -> float | None:
+        """What is neither attention nor rest."""
+        if self.ms is None or self.attention_ms is None or self.rest_ms is None:
+            return None
+        return self.ms - self.attention_ms - self.rest_ms
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSpeedRecord:
+    """The result of `prosparse bench decode`."""
+
+    model: str
+    """The checkpoint, or the name of a shape with random weights."""
+    is_random: bool
+    """Random weights, with thresholds set for `asked_sparsity`."""
+    num_layers: int
+    d_model: int
+    d_ff: int
+    dtype: str
+    prompt_tokens: int
+    new_tokens: int
+    asked_sparsity: float | None
+    sparsity: float
+    """Share of inactive neurons over the decoded tokens, mean over layers, in [0, 1]."""
+    layer_sparsity: tuple[float, ...]
+    dense_mb: float
+    """MB of weights that a dense step reads for a token."""
+    ffn_mb: float
+    """The part of `dense_mb` that is FFN."""
+    limit: SpeedLimit
+    rows: tuple[DecodeRow, ...]
+    not_run: tuple[NotRun, ...]
+    num_repeats: int
+    breakdown: str
+    """How attention, FFN and rest were told apart, in a sentence."""
+    clocks: dict[str, str]
+    seconds: float
+    provenance: Provenance
+    kind: Literal["bench_decode"] = "bench_decode"
+
+    @property
+    def fastest_dense(self) -> DecodeRow | None:
+        """The dense contender that everything is compared with."""
+        timed = [row for row in self.rows if row.is_dense and row.ms is not None]
+        return min(timed, key=lambda row: row.ms or 0.0, default=None)
+
+    @property
+    def fastest_sparse(self) -> DecodeRow | None:
+        """The fastest contender that uses sparsity."""
+        timed = [row for row in self.rows if not row.is_dense and row.ms is not None]
+        return min(timed, key=lambda row: row.ms or 0.0, default=None)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse.accelerate`: let a ReLU model skip its zeros while it generates."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal
+
+from prosparse.errors import UserError
+from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
+from prosparse.kernels.ops import MAX_TOKENS
+from prosparse.runtime.eligible import eligible_ffns, projections
+from prosparse.runtime.neuron_major import is_neuron_major, make_neuron_major, make_row_major
+from prosparse.runtime.sparse_ffn import is_swapped, swap_in, swap_out
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
+    from transformers import PreTrainedModel
+
+    from prosparse.kernels.backend import Backend
+    from prosparse.model.ffn import FFN
+
+
+class Accelerated:
+    """A model whose FFNs have a sparse path, and the way back; `accelerate` makes it.
+
+    As a context manager it calls `remove` on leaving. `str()` says what runs where, and why not
+    something faster.
+    """
+
+    def __init__(self, model: PreTrainedModel, found: list[FFN], max_tokens: int) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self._ffns = found
+        self._undo = contextlib.ExitStack()
+
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """The backend of every FFN by its name, such as `model.layers.0.mlp`; first layer first."""
+        return {ffn.name: choose_backend(_device(ffn)) for ffn in self._ffns}
+
+    @property
+    def why_not(self) -> dict[Backend, str]:
+        """Why a faster backend runs none of the FFNs: a sentence for each of them."""
+        running = set(self.backends.values())
+        faster = BACKENDS[: min(BACKENDS.index(backend) for backend in running)] if running else ()
+        reasons = {backend: why_not(backend, _device(self._ffns[0])) for backend in faster}
+        return {backend: reason for backend, reason in reasons.items() if reason is not None}
+
+    def remove(self) -> None:
+        """Take the sparse path away; the model is what it was. A second call does nothing."""
+        self._undo.close()
+
+    def __enter__(self) -> Accelerated:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __str__(self) -> str:
+        running = list(self.backends.values())
+        counts = [f"{running.count(name)} on {name}" for name in BACKENDS if name in running]
+        return " ".join([f"Sparse FFNs: {', '.join(counts)}.", *self.why_not.values()])
+
+    def _install(self, backend: Literal["auto"] | Backend) -> None:
+        if backend != "auto":
+            self._undo.enter_context(use_backend(backend))
+        for ffn in self._ffns:
+            for module in swap_in(ffn, self.max_tokens):
+                self._undo.callback(swap_out, module)
+            down = ffn.down
+            for projection in projections(ffn).values():
+                if not is_neuron_major(projection, is_down=projection is down):
+                    make_neuron_major(projection)
+                    self._undo.callback(make_row_major, projection)
+
+
+def accelerate(
+    model: PreTrainedModel,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    backend: Literal["auto"] | Backend = "auto",
+) -> Accelerated:
+    """Give every FFN of a ReLU model an exact sparse path for the tokens it generates, in place.
+
+    A pass over at most `max_tokens` tokens (batch times sequence: the decode step) reads only the
+    weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
+    gradients and hooks on a part of an FFN go through the model's own forward. Each weight is held
+    once: down projections are laid out by neurons and keep their shape, so the model still saves
+    as a stock checkpoint. Compiled code made before is compiled again.
+
+    Args:
+        model: A causal language model with ReLU, FATReLU or shifted ReLU, neither compiled nor
+            wrapped; thresholds may differ between layers.
+        max_tokens: From 1 to 16.
+        backend: `auto` takes the fastest that runs: `cuda`, `triton`, `reference` (plain PyTorch:
+            correct, not fast). Another holds for all models of this process until `remove`.
+
+    Returns:
+        What takes it away again: `remove()`, or the end of a `with` block.
+
+    Raises:
+        UserError: The model has a dense activation function, weights of another kind, weights that
+            are shared or not here, is accelerated already, or the backend does not run.
+
+    Example:
+        >>> import prosparse as ps
+        >>> network = ps.load("runs/demo/model")
+        >>> with ps.accelerate(network) as accelerated:
+        ...     print(accelerated)
+        ...     ps.generate(network, "The capital of France is")
+    """
+    if not 1 <= max_tokens <= MAX_TOKENS:
+        raise UserError(f"max_tokens must be from 1 to {MAX_TOKENS}; found {max_tokens}.")
+    found = eligible_ffns(model)
+    _refuse_backend(backend, found)
+    accelerated = Accelerated(model, found, max_tokens)
+    try:
+        accelerated._install(backend)
+    except BaseException:  # out of memory or Ctrl-C half-way
+        accelerated.remove()
+        raise
+    return accelerated
+
+
+def is_accelerated(model: PreTrainedModel) -> bool:
+    """Return whether `accelerate` has been called on a model and not undone."""
+    return any(is_swapped(module) for module in model.modules())
+
+
+def _refuse_backend(backend: str, found: list[FFN]) -> None:
+    if backend == "auto":
+        return
+    if backend not in BACKENDS:
+        raise UserError(
+            f"There is no backend '{backend}'; choose one of auto, {', '.join(BACKENDS)}."
+        )
+    for device in {_device(ffn) for ffn in found}:
+        reason = why_not(backend, device)
+        if reason is not None:
+            raise UserError(reason)
+
+
+def _device(ffn: FFN) -> torch.device:
+    return ffn.weights()["down_proj"].device

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which models can be decoded by fixed steps, and why the others cannot."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from transformers.cache_utils import StaticCache, StaticLayer, StaticSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+
+def why_no_decoder(model: PreTrainedModel) -> str | None:
+    """Return why a model cannot be decoded by fixed steps, as one sentence; None when it can."""
+    kind = model.config.model_type
+    if not model._can_compile_fullgraph or "position_ids" not in arguments(model):
+        return f"transformers runs '{kind}' only with a cache that grows."
+    attention = model.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        return f"Attention '{attention}' does not read a static cache; load the model with 'sdpa'."
+    layers = StaticCache(config=model.config, max_cache_len=1).layers
+    if not all(type(layer) in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
+        return f"'{kind}' keeps more of its past than keys and values."
+    moving = [rope for rope in _rope_types(model) if "dynamic" in rope or rope == "longrope"]
+    if moving:
+        return f"Its rotary embedding ('{moving[0]}') asks the host for the length at every step."
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        return f"Its weights are spread over {', '.join(devices)}."
+    return None
+
+
+def num_cache_layers(model: PreTrainedModel) -> int:
+    """Return for how many layers the model keeps keys and values."""
+    return len(StaticCache(config=model.config, max_cache_len=1).layers)
+
+
+def arguments(model: PreTrainedModel) -> set[str]:
+    """Return the names of the arguments of the model's forward."""
+    return set(inspect.signature(model.forward).parameters)
+
+
+def _rope_types(model: PreTrainedModel) -> Iterator[str]:
+    for module in model.modules():
+        found = vars(module).get("rope_type")  # one, or one for each type of layer
+        if isinstance(found, dict):
+            yield from found.values()
+        elif isinstance(found, str):
+            yield found

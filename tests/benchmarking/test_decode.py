@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decode benchmark on a CPU: all of its logic, on sizes where times mean nothing."""
+
+import contextlib
+import dataclasses
+
+import pytest
+import torch
+
+from prosparse.benchmarking import decode as verb
+from prosparse.benchmarking import decode_contenders as registry
+from prosparse.benchmarking import shapes
+from prosparse.benchmarking.decode import bench_decode
+from prosparse.benchmarking.decode_check import check_tokens, dense_decode
+from prosparse.benchmarking.decode_contenders import decode_contenders, own_loop
+from prosparse.benchmarking.decode_parts import attention_names, bare
+from prosparse.benchmarking.decode_runner import with_speedups
+from prosparse.benchmarking.decode_runs import Decoded, endless, stock_decode
+from prosparse.errors import UserError
+from prosparse.records.files import read_record
+from tests.conftest import tiny_llama
+
+OPTIONS = {"device": "cpu", "quick": True, "tokens": 6}
+PROMPT = torch.tensor([[5, 9, 30, 2]])
+
+
+@pytest.fixture
+def model():
+    return tiny_llama(hidden_act="relu")
+
+
+@pytest.fixture
+def tiny_shape(monkeypatch):
+    tiny = shapes.Shape("tiny", 32, 96, 2, 4, 2, 128)
+    monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
+    return "tiny"
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """Return a function that puts a sparse contender of a given decode into the contest."""
+
+    def put(decode):
+        @contextlib.contextmanager
+        def setup(model, max_length):
+            yield decode(model)
+
+        def more(device, compiled):
+            found = decode_contenders(device, compiled)
+            return [*found, dataclasses.replace(found[-1], name="mine", setup=setup)]
+
+        monkeypatch.setattr(verb, "decode_contenders", more)
+
+    return put
+
+
+def test_random_weights_from_shape_to_record(tiny_shape, tmp_path):
+    seen = []
+    record = bench_decode(
+        shape=tiny_shape,
+        dtype="float32",
+        sparsity=0.8,
+        out=tmp_path / "out",
+        on_row=seen.append,
+        **OPTIONS,
+    )
+    assert [row.contender for row in record.rows] == [
+        "transformers generate", "dense, our loop", "sparse, our loop",
+    ]  # fmt: skip
+    assert record.not_run == ()
+    for row in record.rows:
+        assert row.check.first_difference is None
+        assert row.check.num_tokens == 6
+        assert 0 < row.ms_p10 <= row.ms <= row.ms_p90
+    dense, sparse = record.rows[1:]
+    assert sparse.ms == pytest.approx(sparse.attention_ms + sparse.rest_ms + sparse.ffn_ms)
+    assert dense.attention_ms == sparse.attention_ms
+    assert record.rows[0].ffn_ms is None
+    assert record.sparsity == pytest.approx(0.8, abs=0.1)
+    assert record.fastest_sparse.speedup == pytest.approx(record.fastest_dense.ms / sparse.ms)
+    skipped = record.dense_mb - sparse.mb
+    assert skipped == pytest.approx(record.sparsity * record.ffn_mb * 2 / 3)
+    assert len(seen) == 3
+    assert read_record(tmp_path / "out") == record
+
+
+def test_a_checkpoint_with_its_own_threshold_and_a_prompt(relu_checkpoint, texts):
+    record = bench_decode(relu_checkpoint, prompt="def", **OPTIONS)
+    assert not record.is_random
+    assert record.asked_sparsity is None
+    assert (record.prompt_tokens, record.new_tokens) == (3, 6)
+    assert all(not row.check.is_wrong for row in record.rows)
+    from_text = bench_decode(relu_checkpoint, data=texts["prose"], **OPTIONS)
+    assert from_text.prompt_tokens == 64
+
+
+def test_wrong_tokens_get_no_time(tiny_shape, enter):
+    enter(lambda model: lambda prompt, n: Decoded([1] * n, [0.001] * (n - 1)))
+    record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
+    wrong = record.rows[-1]
+    assert wrong.contender == "mine"
+    assert wrong.check.is_wrong
+    assert (wrong.ms, wrong.tokens_per_second, wrong.speedup) == (None, None, None)
+    assert record.fastest_sparse.contender == "sparse, our loop"
+
+
+def test_a_contender_that_fails_costs_only_itself(tiny_shape, enter):
+    def fail(model):
+        raise RuntimeError("no graph here")
+
+    enter(fail)
+    record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
+    (item,) = record.not_run
+    assert (item.contender, item.is_failure) == ("mine", True)
+    assert len(record.rows) == 3
+
+
+def test_a_loop_that_refuses_the_model_is_no_failure(tiny_shape, enter):
+    def refuse(model):
+        raise UserError("not this one.")
+
+    enter(refuse)
+    (item,) = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS).not_run
+    assert (item.reason, item.is_failure) == ("not this one.", False)
+
+
+def test_a_dense_model_is_refused(checkpoint):
+    with pytest.raises(UserError, match="no zeros to skip"):
+        bench_decode(checkpoint, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"tokens": 1}, "--tokens must be at least 2"),
+        ({"sparsity": 2.0}, "--sparsity must be in"),
+        ({"dtype": "int8"}, "--dtype must be one of"),
+        ({"prompt": "hello"}, "--prompt and --data are for a MODEL"),
+        ({"shape": "64x192"}, "--shape must be one of"),
+    ],
+)
+def test_mistakes_are_user_errors(options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        bench_decode(**{"device": "cpu", **options})
+
+
+def test_the_dense_decode_is_that_of_generate(model):
+    dense = dense_decode(model, PROMPT, 8)
+    with endless(model):
+        assert stock_decode(model, None)(PROMPT, 8).tokens == dense.tokens
+        with own_loop(False)(model, 12) as decode:
+            run = decode(PROMPT, 8)
+    assert run.tokens == dense.tokens
+    assert len(run.step_ms) == 7
+    assert 0 < dense.bound < 1e-3
+
+
+def test_every_token_is_judged_on_its_own_text(model):
+    dense = dense_decode(model, PROMPT, 6)
+    equal = check_tokens(model, PROMPT, dense.tokens, dense)
+    assert (equal.first_difference, equal.margin, equal.is_wrong) == (None, 0.0, False)
+
+    other = dense.tokens[2] + 1
+    prefix = torch.cat([PROMPT, torch.tensor([[*dense.tokens[:2], other]])], dim=1)
+    rest = dense_decode(model, prefix, 3).tokens  # right from there on
+    check = check_tokens(model, PROMPT, [*dense.tokens[:2], other, *rest], dense)
+    logits = model(input_ids=prefix[:, :-1]).logits[0, -1].detach()
+    assert check.first_difference == 2
+    assert check.margin == pytest.approx(float(logits.max() - logits[other]), rel=1e-4)
+    assert check.is_wrong
+
+    late = check_tokens(model, PROMPT, [*dense.tokens[:-1], dense.tokens[-1] + 1], dense)
+    assert (late.first_difference, late.is_wrong) == (5, True)
+    tie = dataclasses.replace(check, bound=check.margin)
+    assert not tie.is_wrong
+
+
+def test_parts_are_taken_out_and_put_back(model):
+    before = model(input_ids=PROMPT).logits
+    with bare(model, keep_attention=True):
+        no_ffn = model(input_ids=PROMPT).logits
+    with bare(model, keep_attention=False):
+        neither = model(input_ids=PROMPT).logits
+        alone = model(input_ids=PROMPT[:, -1:]).logits
+    assert torch.equal(model(input_ids=PROMPT).logits, before)
+    assert not torch.equal(no_ffn, before)
+    torch.testing.assert_close(neither[:, -1:], alone)  # no token sees another
+    assert attention_names(model) == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
+
+
+def test_speedups_are_over_the_fastest_dense_row(tiny_shape):
+    record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
+    timed = [
+        dataclasses.replace(row, ms=ms) for row, ms in zip(record.rows, (9, 6, 3), strict=True)
+    ]
+    assert [row.speedup for row in with_speedups(timed)] == pytest.approx([2 / 3, 1, 2])
+
+
+def test_compiled_contenders_are_for_gpus():
+    names = {
+        (kind, compiled): [c.name for c in decode_contenders(torch.device(kind), compiled)]
+        for kind in ("cpu", "cuda")
+        for compiled in (True, False)
+    }
+    assert names["cpu", True] == names["cpu", False] == names["cuda", False]
+    assert len(names["cuda", True]) == len(names["cpu", True]) + 3
+    apart = [c.name for c in decode_contenders(torch.device("cuda"), True) if c.is_own_loop]
+    assert apart == ["dense, our loop, compiled", "sparse, our loop, compiled"]
+    assert registry.COMPILE_MODE.endswith("no-cudagraphs")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prosparse bench ops` and `prosparse bench decode`, from help to report."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from prosparse.benchmarking import ops
+from prosparse.benchmarking.contenders import contenders
+from prosparse.records.files import read_record
+
+OPS = ("bench", "ops", "--shape", "64x192", "--device", "cpu", "--quick")
+
+
+@pytest.mark.parametrize("verb", ["ops", "decode"])
+def test_help_shows_an_example(prosparse, verb):
+    result = prosparse("bench", verb, "--help")
+    assert result.code == 0
+    assert re.search(rf"Example:\s*prosparse bench {verb} ", result.out)
+
+
+def test_ops_prints_rows_limit_and_headline_and_writes_a_report(prosparse, tmp_path):
+    out = tmp_path / "out"
+    result = prosparse(
+        *OPS, "--shape", "96x200", "--sparsity", "0,0.9", "--tokens", "1,2", "--mask", "clustered",
+        "--dtype", "float32", "--out", out,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    record = read_record(out)
+    assert [shape.name for shape in record.shapes] == ["64x192", "96x200"]
+    assert {row.mask for row in record.rows} == {"clustered"}
+    assert sum(line.startswith("sparse_ffn, ref") for line in result.out.splitlines()) == 2 * 3
+    assert "Limit: " in result.out
+    assert "the fastest sparse FFN" in result.out
+    assert "Not run: screened_ffn, reference at 96x200: " in result.out
+    assert f"Wrote {out}/report.html" in result.out
+    assert prosparse(*OPS, "--out", out).code == 2
+    assert prosparse(*OPS, "--out", out, "--overwrite").code == 0
+
+
+def test_a_wrong_result_ends_with_code_1(prosparse, monkeypatch):
+    def spoiled(device, backends):
+        found = contenders(device, backends)
+        like = next(c for c in found if c.step == "ffn" and not c.is_dense)
+        build = lambda layer: lambda: torch.zeros_like(layer.x)  # noqa: E731
+        return [*found, dataclasses.replace(like, name="spoiled", build=build)]
+
+    monkeypatch.setattr(ops, "contenders", spoiled)
+    result = prosparse(*OPS, "--sparsity", "0.9")
+    assert result.code == 1
+    (row,) = [line for line in result.out.splitlines() if line.startswith("spoiled")]
+    assert " wrong " in row
+    assert "1.0e+00" in row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tokens", "1.5"), "--tokens takes whole numbers"),
+        (("--tokens", "32"), "--tokens must be 1 to 16; found 32"),
+        (("--sparsity", "much"), "--sparsity takes numbers"),
+        (("--mask", "even"), "--mask must be random, clustered or a .npy file"),
+        (("--shape", "huge"), "--shape must be one of llama2-7b"),
+        (("--dtype", "int8"), "--dtype must be one of"),
+        (("--device", "cuda:99"), "Device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(prosparse, arguments, complaint):
+    result = prosparse(*OPS, *arguments)
+    assert result.code == 2
+    assert complaint in result.complaint
+
+
+def test_decode_of_a_checkpoint_says_what_sparsity_buys(prosparse, relu_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    result = prosparse(
+        "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
+        "--quick", "--out", out,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "Sparsity buys " in result.out
+    assert "4 equal" in result.out
+    assert f"Wrote {out}/report.html" in result.out
+    assert read_record(out).kind == "bench_decode"
+
+
+def test_decode_refuses_a_dense_model(prosparse, checkpoint):
+    result = prosparse("bench", "decode", checkpoint, "--device", "cpu")
+    assert result.code == 2
+    assert "no zeros to skip" in result.err.splitlines()[-1]

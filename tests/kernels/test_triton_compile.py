@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel through the real compiler, which needs no GPU."""
+
+import importlib
+import re
+
+import pytest
+import torch
+
+from prosparse.kernels.ffn_weights import FFNWeights
+
+triton = pytest.importorskip("triton")
+compiler = pytest.importorskip("triton.backends.nvidia.compiler")
+operators = importlib.import_module("prosparse.kernels.triton")
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+}
+
+
+def empty(*shape, dtype):
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def whole(D, F, dtype) -> FFNWeights:
+    gate, up, down = (empty(F, D, dtype=dtype) for _ in range(3))
+    return FFNWeights(gate, up, down)
+
+
+def quantized(D, F, dtype) -> FFNWeights:
+    """Gate and down of 4 bits, up of 8; everything else that an FFN may have."""
+    scales = empty(F, D // 128, dtype=torch.float16)
+    four, eight = empty(F, D // 2, dtype=torch.uint8), empty(F, D, dtype=torch.int8)
+    bias_F, bias_D = empty(F, dtype=dtype), empty(D, dtype=dtype)
+    return FFNWeights(
+        *(four, eight, four, scales, scales, scales, bias_F, bias_F, bias_D), up_relu=True
+    )
+
+
+def source(kernel, arguments, blocks) -> triton.compiler.ASTSource:
+    """Return the kernel as the just-in-time compiler would specialize it for this launch."""
+    signature, constants, attributes = {}, {}, {}
+    named = dict(zip(kernel.arg_names, arguments, strict=False)) | blocks
+    for index, (name, value) in enumerate(named.items()):
+        is_one = isinstance(value, int) and value == 1
+        if kernel.params[index].is_constexpr or value is None or is_one:
+            signature[name], constants[(index,)] = "constexpr", value
+            continue
+        is_tensor = isinstance(value, torch.Tensor)
+        number = "fp32" if isinstance(value, float) else "i32"
+        signature[name] = POINTERS[value.dtype] if is_tensor else number
+        if is_tensor or (number == "i32" and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return triton.compiler.ASTSource(kernel, signature, constants, attributes)
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("make", "T", "D", "F", "dtype"),
+    [
+        pytest.param(whole, 1, 4096, 11008, torch.bfloat16, id="bf16-one-token"),
+        pytest.param(whole, 16, 33, 51, torch.float32, id="fp32-sixteen-odd"),
+        pytest.param(quantized, 3, 4096, 11008, torch.float16, id="fp16-quantized"),
+    ],
+)
+def test_kernels_compile(make, T, D, F, dtype, capability, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    launches = []
+
+    def record(kernel, _grid, *arguments, **blocks):
+        launches.append((kernel, arguments, blocks))
+
+    for name in ("sparse_up", "gate_up", "sparse_down"):
+        module = importlib.import_module(f"prosparse.kernels.triton.{name}")
+        monkeypatch.setattr(module, "launch", record)
+    weights, x = make(D, F, dtype), empty(T, D, dtype=dtype)
+    operators.sparse_ffn(x, weights, residual=x, float32_output=make is quantized)
+    if make is whole:
+        operators.sparse_up(empty(T, F, dtype=dtype), x, weights.up_proj, threshold=0.1)
+    assert len(launches) == (4 if make is whole else 3)
+    for kernel, arguments, blocks in launches:
+        if not isinstance(kernel, triton.JITFunction):
+            pytest.skip("TRITON_INTERPRET is set: there is nothing to compile.")
+        target = compiler.GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(source(kernel, arguments, blocks), target=target)
+        assert compiled.asm["cubin"]
+        # float32 stays float32, and no order of sums is left to chance.
+        assert not re.search(r"tf32|mma|\b(atom|red)\.", compiled.asm["ptx"])
