@@ -55,6 +55,6 @@ def poisoned_memory(monkeypatch) -> None:
 
     def poisoned(*size, **options) -> torch.Tensor:
         tensor = empty(*size, **options)
-        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+        return tensor.detach().fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)

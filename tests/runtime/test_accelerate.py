@@ -12,6 +12,7 @@ from prosparse.kernels.backend import choose_backend
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.runtime import accelerate as module
 from prosparse.runtime.accelerate import is_accelerated
+from prosparse.runtime.sparse_ffn import PATH
 from tests.model.tiny import tiny_tokens
 from tests.runtime.models import ACTIVATIONS, FAMILIES, logits, relu_model
 
@@ -174,3 +175,26 @@ def test_a_cast_model_is_given_back(family):
 
 def test_every_sparse_activation_is_known():
     assert set(SPARSE_ACTIVATIONS) == {activation.name for activation in ACTIVATIONS}
+
+
+def test_a_screen_changes_nothing_and_follows_the_gate():
+    model = relu_model(hidden_size=64)
+    token = tiny_tokens(1, batch_size=1)
+    with ps.accelerate(model):
+        expected = logits(model, token)
+    with ps.accelerate(model, screened=True):
+        assert torch.equal(logits(model, token), expected)
+        path = vars(model.model.layers[0].mlp)[PATH]
+        before = path.screen.values
+        assert before.dtype == torch.int8
+        with torch.no_grad():
+            model.model.layers[0].mlp.gate_proj.weight.mul_(-1)
+        logits(model, token)
+        assert torch.equal(path.screen.values, -before)
+
+
+def test_a_screen_that_cannot_be_made_is_refused():
+    with pytest.raises(ps.UserError, match="multiple of 64"):
+        ps.accelerate(relu_model(), screened=True)
+    with pytest.raises(ps.UserError, match="not for shifted ReLU"):
+        ps.accelerate(relu_model(activation=ACTIVATIONS[2], hidden_size=64), screened=True)

@@ -15,7 +15,7 @@ LONGROPE = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "opt", "gpt2", "falcon"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "opt", "gpt2", "qwen3"])
 def test_most_can(family):
     assert why_no_decoder(tiny_model(family)) is None
 
@@ -40,12 +40,19 @@ def test_a_rotary_embedding_that_looks_at_the_length():
     )
 
 
-def test_an_attention_without_static_caches():
+@pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
+def test_an_attention_that_cannot_be_captured(attention):
     model = tiny_model("llama")
-    model.config._attn_implementation = "flash_attention_2"
+    model.config._attn_implementation = attention
     assert why_no_decoder(model) == (
-        "Attention 'flash_attention_2' does not read a static cache; load the model with 'sdpa'."
+        f"Attention '{attention}' cannot be captured; load the model with attention 'sdpa'."
     )
+
+
+def test_code_that_copies_from_the_host():
+    reason = why_no_decoder(tiny_model("falcon"))
+    assert reason is not None
+    assert "'falcon' copies constants from the host" in reason
 
 
 def test_weights_on_several_devices():

@@ -64,9 +64,13 @@ def decode_contenders(device: torch.device, compiled: bool) -> list[DecodeConten
             True, is_compiled=True, is_own_loop=True,
         ),
         DecodeContender("sparse, our loop", _sparse(False), Traffic.sparse, is_own_loop=not compiled),
+        DecodeContender("screened, our loop", _sparse(False, True), Traffic.screened),
         DecodeContender(
             "sparse, our loop, compiled", _sparse(True), Traffic.sparse,
             is_compiled=True, is_own_loop=True,
+        ),
+        DecodeContender(
+            "screened, our loop, compiled", _sparse(True, True), Traffic.screened, is_compiled=True
         ),
     ]  # fmt: skip
     return [contender for contender in found if compiled or not contender.is_compiled]
@@ -97,10 +101,13 @@ def _stock(compile_mode: str | None) -> Setup:
     return setup
 
 
-def _sparse(compiled: bool) -> Setup:
+def _sparse(compiled: bool, screened: bool = False) -> Setup:
     @contextlib.contextmanager
     def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
-        with accelerate(model, max_tokens=1), own_loop(compiled)(model, max_length) as decode:
+        with (
+            accelerate(model, max_tokens=1, screened=screened),
+            own_loop(compiled)(model, max_length) as decode,
+        ):
             yield decode
 
     return setup

@@ -154,7 +154,7 @@ class Traffic:
         return self.dense - self.up_and_down * _mean(layers)
 
     def screened(self, layers: Sequence[float]) -> float:
-        """Return what a step with a perfect int8 screen of the gate reads."""
+        """Return what a step reads whose int8 screen of the gate leaves no doubt about any neuron."""
         active = 1 - _mean(layers)
         return self.dense - self.ffn + self.gate_numel + active * self.ffn
 

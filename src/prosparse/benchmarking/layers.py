@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from prosparse.benchmarking.masks import Mask
     from prosparse.benchmarking.shapes import Shape
@@ -88,7 +88,6 @@ def set_mask(
     for index, layer in enumerate(layers):
         mask_TF = mask.draw(num_tokens, d_ff, sparsity, index, seed).to(device)
         layer.x = _normal((num_tokens, d_model), 1.0, dtype, generator)
-        layer.gate_proj.copy_(_normal((d_ff, d_model), WEIGHT_STD, dtype, generator))
         pre_TF = _plant(layer, mask_TF, generator)
         layer.mask = mask_TF
         layer.gate_pre = pre_TF.to(dtype)
@@ -100,9 +99,10 @@ def set_mask(
 
 
 def _plant(layer: Layer, mask_TF: Tensor, generator: torch.Generator) -> Tensor:
-    """Move the gate's rows along x until exactly the mask is above zero; return x W_s^T, float32."""
+    """Draw a gate and move its rows along x until exactly the mask is above zero; return x W_s^T, float32."""
     x_TD = layer.x.float()
-    gate_FD = layer.gate_proj.float()
+    # Not rounded yet: a change smaller than a rounded weight's spacing would be lost.
+    gate_FD = _normal(layer.gate_proj.shape, WEIGHT_STD, torch.float32, generator)
     pre_TF = x_TD @ gate_FD.T
     target_TF = _handed_out(pre_TF, mask_TF, layer.gate_proj.dtype, generator)
     # The smallest change of the weights that gives these products, for all tokens at once.
@@ -137,7 +137,7 @@ def _handed_out(
 
 
 def _normal(
-    size: tuple[int, int], std: float, dtype: torch.dtype, generator: torch.Generator
+    size: Sequence[int], std: float, dtype: torch.dtype, generator: torch.Generator
 ) -> Tensor:
     values = torch.randn(size, generator=generator, device=generator.device)
     return (values * std).to(dtype)

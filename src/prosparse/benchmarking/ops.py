@@ -18,7 +18,7 @@ from prosparse.benchmarking.layers import Layer, make_layers, set_mask
 from prosparse.benchmarking.limit import measure_limit
 from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.plan import Case, choose_backends, count_copies, plan_cases
-from prosparse.benchmarking.reference import ERROR_BOUND, relative_error
+from prosparse.benchmarking.reference import error_bounds, relative_error
 from prosparse.benchmarking.shapes import Shape, parse_shapes
 from prosparse.benchmarking.timing import CACHE_SWEEPS, Repeats, Replay, Spread, Stopwatch
 from prosparse.errors import UserError
@@ -152,6 +152,7 @@ class _Runner:
     ) -> None:
         self._stopwatch, self._limit, self._device = stopwatch, limit, device
         self._seed, self._on_row = seed, on_row
+        self._bounds: dict[str, float] = {}
         self.rows: list[OpsRow] = []
         self.not_run: list[NotRun] = []
 
@@ -161,6 +162,7 @@ class _Runner:
         """Run every contender on fresh inputs; dense ones once for each number of tokens."""
         self._seed += 1
         asked = set_mask(layers, case.mask, case.num_tokens, case.sparsity, self._seed)
+        self._bounds = error_bounds(layers)
         for contender in entrants:
             reason = contender.why_not(layers[0])
             if reason is not None:
@@ -210,7 +212,7 @@ class _Runner:
         with on_backend(contender.backend):
             replay = Replay([contender.build(layer) for layer in layers], self._device)
             error = worst_error(replay, references)
-            bound = ERROR_BOUND[layers[0].x.dtype]
+            bound = self._bounds[contender.step]
             times: Spread | None = None
             if error <= bound:
                 times = self._stopwatch.time(replay)

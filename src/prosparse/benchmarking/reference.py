@@ -12,12 +12,15 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prosparse.benchmarking.layers import Layer
 
-# About twice the error of PyTorch's own operators in the same dtype, against float32.
+# What is allowed at least: about twice the error of PyTorch's own operators on large layers.
 ERROR_BOUND = {torch.bfloat16: 5e-3, torch.float16: 7e-4, torch.float32: 2e-5}
 
 
@@ -59,3 +62,23 @@ def ffn(x: Tensor, gate_proj: Tensor, up_proj: Tensor, down_projT: Tensor) -> Te
 def whole_ffn(layer: Layer) -> Tensor:
     """The whole FFN of a copy, [T, D]."""
     return ffn(layer.x, layer.gate_proj, layer.up_proj, layer.down_projT)
+
+
+def error_bounds(layers: Sequence[Layer]) -> dict[str, float]:
+    """Return the error allowed to each step: twice that of PyTorch's own operators in the same dtype.
+
+    Measured on the same inputs, because it depends on them: with few active neurons, the rounding of
+    a handful of values is all there is.
+    """
+    own: dict[str, float] = {"up": 0.0, "down": 0.0, "ffn": 0.0}
+    for layer in layers:
+        up = F.linear(layer.x, layer.up_proj)
+        x1 = F.linear(layer.x, layer.gate_proj).relu() * up
+        for step, result, right in (
+            ("up", layer.gate_pre.relu() * up, sparse_up(layer)),
+            ("down", F.linear(layer.x1, layer.down_proj), down(layer)),
+            ("ffn", F.linear(x1, layer.down_proj), whole_ffn(layer)),
+        ):
+            own[step] = max(own[step], relative_error(result, right))
+    least = ERROR_BOUND[layers[0].x.dtype]
+    return {step: max(2 * error, least) for step, error in own.items()}

@@ -32,7 +32,9 @@ def generate(
     backend: Annotated[
         str,
         typer.Option(
-            metavar="dense|sparse", help="sparse: only the active neurons of a ReLU model."
+            metavar="dense|sparse|screened",
+            help="sparse: only the active neurons of a ReLU model; screened: the same, with an "
+            "int8 copy of the gate.",
         ),
     ] = "dense",
     device: Device = "auto",
@@ -75,7 +77,11 @@ def generate(
         return text
 
     # Once for all turns of a chat.
-    with ps.accelerate(network) if backend == "sparse" else contextlib.nullcontext() as accelerated:
+    with (
+        contextlib.nullcontext()
+        if backend == "dense"
+        else ps.accelerate(network, screened=backend == "screened")
+    ) as accelerated:
         if chat:
             _hold_conversation(write, prompt)
         else:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
 from prosparse.kernels.ops import MAX_TOKENS
+from prosparse.kernels.screen import GROUP_SIZE
+from prosparse.model.activation import ShiftedReLU
 from prosparse.runtime.eligible import eligible_ffns, projections
 from prosparse.runtime.neuron_major import is_neuron_major, make_neuron_major, make_row_major
-from prosparse.runtime.sparse_ffn import is_swapped, swap_in, swap_out
+from prosparse.runtime.sparse_ffn import build_screen, is_swapped, swap_in, swap_out
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,9 +32,12 @@ class Accelerated:
     something faster.
     """
 
-    def __init__(self, model: PreTrainedModel, found: list[FFN], max_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, found: list[FFN], max_tokens: int, screened: bool = False
+    ) -> None:
         self.model = model
         self.max_tokens = max_tokens
+        self.is_screened = screened
         self._ffns = found
         self._undo = contextlib.ExitStack()
 
@@ -73,13 +78,15 @@ class Accelerated:
         if backend != "auto":
             self._undo.enter_context(use_backend(backend))
         for ffn in self._ffns:
-            for module in swap_in(ffn, self.max_tokens):
+            for module in swap_in(ffn, self.max_tokens, self.is_screened):
                 self._undo.callback(swap_out, module)
             down = ffn.down
             for projection in projections(ffn).values():
                 if not is_neuron_major(projection, is_down=projection is down):
                     make_neuron_major(projection)
                     self._undo.callback(make_row_major, projection)
+            if self.is_screened:
+                build_screen(ffn)
 
 
 def accelerate(
@@ -87,6 +94,7 @@ def accelerate(
     *,
     max_tokens: int = MAX_TOKENS,
     backend: Literal["auto"] | Backend = "auto",
+    screened: bool = False,
 ) -> Accelerated:
     """Give every FFN of a ReLU model an exact sparse path for the tokens it generates, in place.
 
@@ -102,6 +110,10 @@ def accelerate(
         max_tokens: From 1 to 16.
         backend: `auto` takes the fastest that runs: `cuda`, `triton`, `reference` (plain PyTorch:
             correct, not fast). Another holds for all models of this process until `remove`.
+        screened: Keep an int8 copy of every gate, a sixth more memory for the FFNs, and read the
+            gate's own rows only where the copy cannot rule a neuron out (`prosparse.kernels.screen`).
+            The results are the same; on a GPU and from d_model 1024 on it is faster. Code compiled
+            or captured with it holds only as long as the gates keep their values.
 
     Returns:
         What takes it away again: `remove()`, or the end of a `with` block.
@@ -121,7 +133,9 @@ def accelerate(
         raise UserError(f"max_tokens must be from 1 to {MAX_TOKENS}; found {max_tokens}.")
     found = eligible_ffns(model)
     _refuse_backend(backend, found)
-    accelerated = Accelerated(model, found, max_tokens)
+    if screened:
+        _refuse_screen(found)
+    accelerated = Accelerated(model, found, max_tokens, screened)
     try:
         accelerated._install(backend)
     except BaseException:  # out of memory or Ctrl-C half-way
@@ -146,6 +160,17 @@ def _refuse_backend(backend: str, found: list[FFN]) -> None:
         reason = why_not(backend, device)
         if reason is not None:
             raise UserError(reason)
+
+
+def _refuse_screen(found: list[FFN]) -> None:
+    for ffn in found:
+        if ffn.d_model % GROUP_SIZE:
+            raise UserError(
+                f"A screen needs a d_model that is a multiple of {GROUP_SIZE}; that of {ffn.name} is "
+                f"{ffn.d_model}. Accelerate without it."
+            )
+        if isinstance(ffn.activation, ShiftedReLU):
+            raise UserError("A screen is for ReLU and FATReLU, not for shifted ReLU.")
 
 
 def _device(ffn: FFN) -> torch.device:

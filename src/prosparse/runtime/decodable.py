@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+# Tensors indexed with Python lists; found by watching a step of every family for such copies.
+COPIES_FROM_HOST = ("falcon",)
+
 
 def why_no_decoder(model: PreTrainedModel) -> str | None:
     """Return why a model cannot be decoded by fixed steps, as one sentence; None when it can."""
     kind = model.config.model_type
     if not model._can_compile_fullgraph or "position_ids" not in arguments(model):
         return f"transformers runs '{kind}' only with a cache that grows."
+    if kind in COPIES_FROM_HOST:
+        return f"The code of '{kind}' copies constants from the host, which no CUDA graph can hold."
     attention = model.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        return f"Attention '{attention}' does not read a static cache; load the model with 'sdpa'."
+    if attention != "sdpa":  # flash kernels want other caches, eager masks copy from the host
+        return f"Attention '{attention}' cannot be captured; load the model with attention 'sdpa'."
     layers = StaticCache(config=model.config, max_cache_len=1).layers
     if not all(type(layer) in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
         return f"'{kind}' keeps more of its past than keys and values."

@@ -69,7 +69,7 @@ class Decoder:
         if compile is not None:
             self._forward = torch.compile(self._forward, mode=compile, fullgraph=True)
         self._ids = torch.empty(0, 0)
-        self._mask: Tensor | None = None
+        self._weights: list[int] = []
         self._start: list[Tensor] = []
 
     @torch.no_grad()
@@ -87,15 +87,18 @@ class Decoder:
             self._allocate(batch)
         if len(self._ids) != batch:
             raise ValueError(f"This decoder holds {len(self._ids)} prompts at once; found {batch}.")
+        self._forget_graph_of_other_weights()
         self._cache.reset()
         self._ids[:, :length] = input_ids
-        self._set_mask(attention_mask)
-        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        positions = (seen.cumsum(dim=1) - 1).clamp_min(0)
+        # Padding only: that the future is not seen is for the model's causal mask.
+        self._mask.fill_(1)
+        if attention_mask is not None:
+            self._mask[:, :length] = attention_mask
+        positions = (self._mask[:, :length].cumsum(dim=1) - 1).clamp_min(0)
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments(self.model) else {}
         logits = self.model(
             input_ids=self._ids[:, :length],
-            attention_mask=attention_mask,
+            attention_mask=self._mask[:, :length],
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
@@ -182,6 +185,7 @@ class Decoder:
     def _allocate(self, batch: int) -> None:
         device = self.model.device
         self._ids = torch.zeros(batch, self.max_length, dtype=torch.long, device=device)
+        self._mask = torch.ones_like(self._ids)
         self._slot = torch.zeros(1, dtype=torch.long, device=device)
         self._position = torch.zeros(batch, 1, dtype=torch.long, device=device)
         # Full layers for sliding windows too, which count on the host; the mask keeps the window.
@@ -189,13 +193,11 @@ class Decoder:
         self._layers = [StaticLayer(self.max_length) for _ in range(count)]
         self._cache = Cache(layers=list(self._layers))
 
-    def _set_mask(self, attention_mask: Tensor | None) -> None:
-        """Keep what is padding; that the future is not seen is for the model's causal mask."""
-        if (attention_mask is None) != (self._mask is None):
-            self._graph = None  # it was captured with, or without
-            self._mask = None if attention_mask is None else torch.ones_like(self._ids)
-        if self._mask is not None and attention_mask is not None:
-            self._mask.fill_(1)[:, : attention_mask.shape[1]] = attention_mask
+    def _forget_graph_of_other_weights(self) -> None:
+        """A graph reads the addresses it was captured with: `accelerate` and `.to()` change them."""
+        weights = [parameter.data_ptr() for parameter in self.model.parameters()]
+        if weights != self._weights:
+            self._weights, self._graph = weights, None
 
     def _buffers(self) -> list[Tensor]:
         """All that says where the loop stands; keys and values beyond are masked."""

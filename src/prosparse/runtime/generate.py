@@ -22,7 +22,7 @@ from prosparse.runtime.streaming import CallbackStreamer, Pace
 if TYPE_CHECKING:
     from pathlib import Path
 
-BACKENDS = ("dense", "sparse")
+BACKENDS = ("dense", "sparse", "screened")
 # What `generate` decides itself. A checkpoint that asks for anything else (a repetition penalty,
 # beams) is decoded by transformers, which knows what it means.
 DECIDED = {
@@ -61,8 +61,8 @@ def generate(
         temperature: 0 takes the likeliest token each time; above 0 samples.
         top_p: Sample from the smallest set of tokens with this much probability, in (0, 1].
         seed: Seed of the sampling.
-        backend: `dense` runs the model as it is; `sparse` accelerates it for this call (see
-            `prosparse.accelerate`), unless it already is.
+        backend: `dense` runs the model as it is; `sparse` and `screened` accelerate it for this
+            call (see `prosparse.accelerate`), unless it already is.
         device: `auto`, `cpu`, `cuda`, ...
         tokenizer: Needed only with a loaded model that does not know where it came from.
         trust_remote_code: Run modeling code that comes with the checkpoint.
@@ -91,8 +91,10 @@ def generate(
         network = load(model, device=where, trust_remote_code=trust_remote_code)
     set_seed(seed)
     streamer = CallbackStreamer(tokenizer, on_text or (lambda piece: None))
-    is_new = backend == "sparse" and not is_accelerated(network)
-    with accelerate(network) if is_new else contextlib.nullcontext():
+    is_new = backend != "dense" and not is_accelerated(network)
+    with (
+        accelerate(network, screened=backend == "screened") if is_new else contextlib.nullcontext()
+    ):
         write = _write_replayed if _suits_replay(network) else _write_with_transformers
         new = write(network, inputs, streamer, max_new_tokens, temperature, top_p)
     if on_pace is not None:
@@ -178,4 +180,4 @@ def check_options(max_new_tokens: int, temperature: float, top_p: float, backend
     if not 0 < top_p <= 1:
         raise UserError(f"--top-p must be in (0, 1]; found {top_p}.")
     if backend not in BACKENDS:
-        raise UserError(f"--backend must be {' or '.join(BACKENDS)}; found '{backend}'.")
+        raise UserError(f"--backend must be one of {', '.join(BACKENDS)}; found '{backend}'.")

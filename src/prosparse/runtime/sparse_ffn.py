@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.kernels.ffn_weights import FFNWeights
-from prosparse.kernels.ops import sparse_ffn
+from prosparse.kernels.ops import screened_ffn, sparse_ffn
+from prosparse.kernels.screen import Screen, make_screen
 from prosparse.model.activation import FATReLU, ShiftedReLU
 from prosparse.runtime.neuron_major import rows_by_neuron
 
@@ -37,9 +38,10 @@ class SparsePath:
     Args:
         ffn: The FFN, its projections laid out by neurons.
         max_tokens: Inputs of more tokens than this go the dense way.
+        screened: Hold an int8 copy of the gate and read its own rows only where that leaves a doubt.
     """
 
-    def __init__(self, ffn: FFN, max_tokens: int) -> None:
+    def __init__(self, ffn: FFN, max_tokens: int, screened: bool = False) -> None:
         family = ffn.family
         self.owner = ffn.module
         self.names = tuple(
@@ -53,6 +55,9 @@ class SparsePath:
         self.is_fused = family.fused
         self.d_model = ffn.d_model
         self.max_tokens = max_tokens
+        self.is_screened = screened
+        self.screen: Screen | None = None
+        self.screened_gate: tuple[int, int] | None = None
 
     def takes(self, x: Tensor) -> bool:
         """Whether an input of any of the modules, [..., tokens, width], goes the sparse way.
@@ -74,7 +79,19 @@ class SparsePath:
 
     def run(self, x: Tensor) -> Tensor:
         """Return the FFN's output for x [..., D], shaped like x."""
-        return sparse_ffn(x.reshape(-1, x.shape[-1]), self.weights()).view(x.shape)
+        x_TD, weights = x.reshape(-1, x.shape[-1]), self.weights()
+        if not self.is_screened:
+            return sparse_ffn(x_TD, weights).view(x.shape)
+        if not torch.compiler.is_compiling():
+            self.follow(weights.gate_proj)
+        assert self.screen is not None
+        return screened_ffn(x_TD, weights, self.screen).view(x.shape)
+
+    def follow(self, gate_proj: Tensor) -> None:
+        """Make the screen of the gate as it is now, unless that is the one it was made of."""
+        gate = (gate_proj.data_ptr(), gate_proj._version)
+        if gate != self.screened_gate:
+            self.screen, self.screened_gate = make_screen(gate_proj.detach()), gate
 
     def weights(self) -> FFNWeights:
         """Return the weights as they are now: views, which follow `.to(...)` and new values."""
@@ -124,9 +141,9 @@ class HandsItOn(nn.Module):
         return x if path.takes(x) else super().forward(x)
 
 
-def swap_in(ffn: FFN, max_tokens: int) -> list[nn.Module]:
+def swap_in(ffn: FFN, max_tokens: int, screened: bool = False) -> list[nn.Module]:
     """Give an FFN its second way; return the modules whose classes were exchanged."""
-    path = SparsePath(ffn, max_tokens)
+    path = SparsePath(ffn, max_tokens, screened)
     if ffn.is_gated:
         exchanged = [(ffn.module, RunsTheFFN)]
     else:
@@ -135,6 +152,13 @@ def swap_in(ffn: FFN, max_tokens: int) -> list[nn.Module]:
         module.__class__ = _with(mixin, type(module))
         setattr(module, PATH, path)
     return [module for module, _ in exchanged]
+
+
+def build_screen(ffn: FFN) -> None:
+    """Make the screen of an FFN now rather than in its first step; `swap_in` came before."""
+    holder = ffn.module if ffn.is_gated else ffn.down
+    path = cast("SparsePath", getattr(holder, PATH))
+    path.follow(path.weights().gate_proj)
 
 
 def swap_out(module: nn.Module) -> None:
