@@ -44,6 +44,8 @@ class Contender:
     """Backend of `prosparse.kernels` it runs on; None for torch's own operators."""
     is_dense: bool = False
     is_compiled: bool = False
+    weight_bits: int | None = None
+    """Of quantized weights; None for the dtype's own."""
     why_not: Callable[[Layer], str | None] = lambda layer: None
     """Why it cannot run on such a layer, in one sentence."""
 
@@ -221,6 +223,7 @@ def _quantized(backend: Backend, bits: int) -> Contender:
         lambda layer: reference.ffn(layer.x, *(dequantize(*pair) for pair in matrices(layer))),
         num_bytes,
         backend,
+        weight_bits=bits,
         why_not=_why_not_in_groups,
     )
 

@@ -225,6 +225,7 @@ class _Runner:
             contender=contender.name,
             is_dense=contender.is_dense,
             is_compiled=contender.is_compiled,
+            weight_bits=contender.weight_bits,
             num_tokens=case.num_tokens,
             mask=case.mask.name,
             sparsity=asked[0],

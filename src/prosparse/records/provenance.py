@@ -31,7 +31,7 @@ class Provenance:
     date: str
     """UTC, ISO 8601, to the second."""
     command: str
-    """The command line as it was typed (program name without its folder)."""
+    """The command line as it was typed; absolute paths without their folders."""
     device: str
     """What the numbers were computed on, e.g. `NVIDIA H100 80GB HBM3` or a CPU's name."""
     num_threads: int
@@ -55,7 +55,7 @@ def collect_provenance(device: str, num_threads: int, seed: int | None = None) -
             continue
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        command=" ".join(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv),
         device=device,
         num_threads=num_threads,
         packages=versions,

@@ -83,6 +83,8 @@ class OpsRow:
     """Time of the plain dense baseline of the same step and tokens over this; None without one."""
     speedup_compiled: float | None = None
     """The same over the compiled dense FFN."""
+    weight_bits: int | None = None
+    """Bits of quantized weights, which are another FFN than the dense one; None for the dtype's own."""
 
     @property
     def is_wrong(self) -> bool:

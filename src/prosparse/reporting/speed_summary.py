@@ -121,8 +121,15 @@ def speed_notes(record: OpsSpeedRecord | DecodeSpeedRecord) -> list[str]:
 
 
 def _named_row(record: OpsSpeedRecord) -> OpsRow | None:
-    """Return the fastest sparse FFN at the sparsity next to the named one, first shape, fewest tokens."""
-    rows = [row for row in record.rows if row.step == "ffn" and not row.is_dense and row.us]
+    """Return the fastest sparse FFN at the sparsity next to the named one, first shape, fewest tokens.
+
+    One with quantized weights is another FFN than the dense ones it would be compared with.
+    """
+    rows = [
+        row
+        for row in record.rows
+        if row.step == "ffn" and not row.is_dense and row.weight_bits is None and row.us
+    ]
     if not rows:
         return None
     rows = [row for row in rows if row.shape == rows[0].shape]
