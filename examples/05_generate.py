@@ -25,8 +25,8 @@ def main(model: str, prompt: str) -> None:
             on_text=lambda piece: print(piece, end="", flush=True),
         )
         print()
-    print("\nExpect the same texts each time. They come through the dense path of transformers:")
-    print("zeros are not skipped yet, so a sparse model writes as fast as the dense one.")
+    print("\nExpect the same texts each time. They come through the dense path of transformers;")
+    print("the next example skips the zeros.")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ def test_the_line_in_order(run, checkpoint, texts, tmp_path):
     printed = run("05_generate.py", shifted, "def add_1(x):")
     assert printed.count("] def add_1(x):") == 3
 
+    printed = run("06_accelerate.py", shifted, "def add_1(x):")
+    assert "the same text" in printed
+    assert "Sparse FFNs: 2 on " in printed
+
 
 def test_the_training_example_goes_on_where_it_was_stopped(
     run, checkpoint, texts, tmp_path, monkeypatch
