@@ -29,7 +29,7 @@ def test_greedy_text_is_the_same_and_sparse(family, sparse_calls):
     model = relu_model(family, ACTIVATIONS[1])
     prompt = tiny_tokens(20, batch_size=1)
     expected = write(model, prompt)
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         assert torch.equal(write(model, prompt), expected)
     # One call for each layer and each token but the first, which the prompt's pass gives.
     assert sparse_calls == [1] * (2 * 7)
@@ -43,7 +43,7 @@ def test_removal_gives_back_the_model(family):
     classes = [type(module) for module in model.modules()]
     attributes = [sorted(vars(module)) for module in model.modules()]
     strides = [parameter.stride() for parameter in model.parameters()]
-    accelerated = ps.accelerate(model)
+    accelerated = ps.accelerate(model, max_tokens=16)
     assert is_accelerated(model)
     accelerated.remove()
     accelerated.remove()
@@ -65,7 +65,7 @@ def test_every_way_to_generate(family, options, sparse_calls):
     model = relu_model(family)
     prompt = tiny_tokens(20, batch_size=1)
     expected = write(model, prompt, **options)
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         assert torch.equal(write(model, prompt, **options), expected)
     assert sparse_calls
 
@@ -78,14 +78,14 @@ def test_batches_padded_on_the_left(family, sparse_calls):
     mask[1, :4] = 0
     prompt[mask == 0] = 0
     expected = write(model, prompt, attention_mask=mask)
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         assert torch.equal(write(model, prompt, attention_mask=mask), expected)
     assert set(sparse_calls) == {3}
 
 
 def test_says_what_runs_where():
     model = relu_model()
-    with ps.accelerate(model) as accelerated:
+    with ps.accelerate(model, max_tokens=16) as accelerated:
         backend = choose_backend(model.device)
         assert accelerated.backends == {
             "model.layers.0.mlp": backend,
@@ -124,7 +124,7 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
 
     monkeypatch.setattr(module, "make_neuron_major", fail_the_second_time)
     with pytest.raises(torch.OutOfMemoryError):
-        ps.accelerate(model)
+        ps.accelerate(model, max_tokens=16)
     assert not is_accelerated(model)
     assert torch.equal(logits(model), expected)
 
@@ -133,7 +133,7 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
 def test_saves_as_a_stock_checkpoint(family, tmp_path):
     model = relu_model(family)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         state = model.state_dict()
         assert list(state) == list(before)
         assert all(torch.equal(state[name], weight) for name, weight in before.items())
@@ -146,7 +146,7 @@ def test_saves_as_a_stock_checkpoint(family, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "phi3", "opt", "gpt2"])
 def test_may_be_copied_and_cast(family, sparse_calls):
     model = relu_model(family)
-    accelerated = ps.accelerate(model)
+    accelerated = ps.accelerate(model, max_tokens=16)
     expected = logits(model)
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_may_be_copied_and_cast(family, sparse_calls):
 def test_a_cast_model_is_given_back(family):
     model = relu_model(family)
     expected = logits(copy.deepcopy(model).bfloat16())
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         model.bfloat16()
     assert torch.equal(logits(model), expected)
     assert all(parameter.is_contiguous() for parameter in model.parameters())
@@ -180,7 +180,7 @@ def test_every_sparse_activation_is_known():
 def test_a_screen_changes_nothing_and_follows_the_gate():
     model = relu_model(hidden_size=64)
     token = tiny_tokens(1, batch_size=1)
-    with ps.accelerate(model):
+    with ps.accelerate(model, max_tokens=16):
         expected = logits(model, token)
     with ps.accelerate(model, screened=True):
         assert torch.equal(logits(model, token), expected)

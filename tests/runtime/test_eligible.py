@@ -137,7 +137,7 @@ def test_a_family_found_by_its_structure(family, monkeypatch, sparse_calls):
     tokens = tiny_tokens(3)
     with torch.no_grad():
         expected = model(tokens).logits
-        with ps.accelerate(model):
+        with ps.accelerate(model, max_tokens=6):
             torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-5, atol=1e-5)
             assert len(ffns(model)) == 2  # its structure is still understood
     assert sparse_calls == [6, 6]

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from prosparse.model.ffn import FFN
 
 
+# Tokens at once up to which skipping neurons pays: with more, few neurons are zero for all of them, and
+# dense products have tensor cores.
+DEFAULT_MAX_TOKENS = 4
+
+
 class Accelerated:
     """A model whose FFNs have a sparse path, and the way back; `accelerate` makes it.
 
@@ -92,7 +97,7 @@ class Accelerated:
 def accelerate(
     model: PreTrainedModel,
     *,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
     backend: Literal["auto"] | Backend = "auto",
     screened: bool = False,
 ) -> Accelerated:
@@ -107,7 +112,7 @@ def accelerate(
     Args:
         model: A causal language model with ReLU, FATReLU or shifted ReLU, neither compiled nor
             wrapped; thresholds may differ between layers.
-        max_tokens: From 1 to 16.
+        max_tokens: From 1 to 16. The more tokens, the fewer neurons are zero for all of them.
         backend: `auto` takes the fastest that runs: `cuda`, `triton`, `reference` (plain PyTorch:
             correct, not fast). Another holds for all models of this process until `remove`.
         screened: Keep an int8 copy of every gate, a sixth more memory for the FFNs, and read the

@@ -6,6 +6,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
+import transformers
+from packaging.version import Version
 from transformers.cache_utils import StaticCache, StaticLayer, StaticSlidingWindowLayer
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 # Tensors indexed with Python lists; found by watching a step of every family for such copies.
 COPIES_FROM_HOST = ("falcon",)
+# Flash attention wants other caches; older versions make eager attention's mask from a constant.
+EAGER_IS_CAPTURABLE = Version(transformers.__version__) >= Version("5.23")
+CAPTURABLE = ("sdpa", "eager") if EAGER_IS_CAPTURABLE else ("sdpa",)
 
 
 def why_no_decoder(model: PreTrainedModel) -> str | None:
@@ -25,7 +30,7 @@ def why_no_decoder(model: PreTrainedModel) -> str | None:
     if kind in COPIES_FROM_HOST:
         return f"The code of '{kind}' copies constants from the host, which no CUDA graph can hold."
     attention = model.config._attn_implementation
-    if attention != "sdpa":  # flash kernels want other caches, eager masks copy from the host
+    if attention not in CAPTURABLE:
         return f"Attention '{attention}' cannot be captured; load the model with attention 'sdpa'."
     layers = StaticCache(config=model.config, max_cache_len=1).layers
     if not all(type(layer) in (StaticLayer, StaticSlidingWindowLayer) for layer in layers):
