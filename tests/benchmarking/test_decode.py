@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture
 def tiny_shape(monkeypatch):
-    tiny = shapes.Shape("tiny", 32, 96, 2, 4, 2, 128)
+    tiny = shapes.Shape("tiny", 64, 192, 2, 4, 2, 128)  # a screen needs 64
     monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
     return "tiny"
 
@@ -65,22 +65,25 @@ def test_random_weights_from_shape_to_record(tiny_shape, tmp_path):
         **OPTIONS,
     )
     assert [row.contender for row in record.rows] == [
-        "transformers generate", "dense, our loop", "sparse, our loop",
+        "transformers generate", "dense, our loop", "sparse, our loop", "screened, our loop",
     ]  # fmt: skip
     assert record.not_run == ()
     for row in record.rows:
         assert row.check.first_difference is None
         assert row.check.num_tokens == 6
         assert 0 < row.ms_p10 <= row.ms <= row.ms_p90
-    dense, sparse = record.rows[1:]
+    dense, sparse, screened = record.rows[1:]
+    assert screened.mb < sparse.mb
     assert sparse.ms == pytest.approx(sparse.attention_ms + sparse.rest_ms + sparse.ffn_ms)
     assert dense.attention_ms == sparse.attention_ms
     assert record.rows[0].ffn_ms is None
     assert record.sparsity == pytest.approx(0.8, abs=0.1)
-    assert record.fastest_sparse.speedup == pytest.approx(record.fastest_dense.ms / sparse.ms)
+    assert record.fastest_sparse.speedup == pytest.approx(
+        record.fastest_dense.ms / min(sparse.ms, screened.ms)
+    )
     skipped = record.dense_mb - sparse.mb
     assert skipped == pytest.approx(record.sparsity * record.ffn_mb * 2 / 3)
-    assert len(seen) == 3
+    assert len(seen) == 4
     assert read_record(tmp_path / "out") == record
 
 
@@ -112,7 +115,7 @@ def test_a_contender_that_fails_costs_only_itself(tiny_shape, enter):
     record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
     (item,) = record.not_run
     assert (item.contender, item.is_failure) == ("mine", True)
-    assert len(record.rows) == 3
+    assert len(record.rows) == 4
 
 
 def test_a_loop_that_refuses_the_model_is_no_failure(tiny_shape, enter):
@@ -191,9 +194,9 @@ def test_parts_are_taken_out_and_put_back(model):
 def test_speedups_are_over_the_fastest_dense_row(tiny_shape):
     record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
     timed = [
-        dataclasses.replace(row, ms=ms) for row, ms in zip(record.rows, (9, 6, 3), strict=True)
+        dataclasses.replace(row, ms=ms) for row, ms in zip(record.rows, (9, 6, 3, 2), strict=True)
     ]
-    assert [row.speedup for row in with_speedups(timed)] == pytest.approx([2 / 3, 1, 2])
+    assert [row.speedup for row in with_speedups(timed)] == pytest.approx([2 / 3, 1, 2, 3])
 
 
 def test_compiled_contenders_are_for_gpus():
@@ -203,7 +206,7 @@ def test_compiled_contenders_are_for_gpus():
         for compiled in (True, False)
     }
     assert names["cpu", True] == names["cpu", False] == names["cuda", False]
-    assert len(names["cuda", True]) == len(names["cpu", True]) + 3
+    assert len(names["cuda", True]) == len(names["cpu", True]) + 4
     apart = [c.name for c in decode_contenders(torch.device("cuda"), True) if c.is_own_loop]
     assert apart == ["dense, our loop, compiled", "sparse, our loop, compiled"]
     assert registry.COMPILE_MODE.endswith("no-cudagraphs")

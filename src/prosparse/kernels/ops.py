@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from prosparse.kernels.backend import choose_backend, implementation
+from prosparse.kernels.checks import (
+    MAX_TOKENS,
+    check_biases,
+    check_count,
+    check_matrix,
+    check_tokens,
+    checked_residual,
+)
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.screen import Screen
 
-MAX_TOKENS = 16
+__all__ = ["MAX_TOKENS", "screened_ffn", "sparse_down", "sparse_ffn", "sparse_up"]
 
 
 def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
@@ -140,7 +148,7 @@ def screened_ffn(
 
 @torch.library.custom_op("prosparse::sparse_up", mutates_args=())
 def _sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
-    _check_tokens(x, up_proj, None)
+    check_tokens(x, up_proj, None)
     if gate_pre.shape != (len(x), len(up_proj)) or gate_pre.dtype != x.dtype:
         raise ValueError(
             f"gate_pre must be [T, F] = [{len(x)}, {len(up_proj)}] in {x.dtype}; "
@@ -162,8 +170,8 @@ def _sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
             f"x1 must be [T, F] and down_projT [F, D]; found {list(x1.shape)} and "
             f"{list(down_projT.shape)}."
         )
-    _check_matrix("down_projT", down_projT, None, x1, down_projT.shape)
-    _check_count(len(x1))
+    check_matrix("down_projT", down_projT, None, x1, down_projT.shape)
+    check_count(len(x1))
     return implementation(x1.device).sparse_down(x1.contiguous(), down_projT)
 
 
@@ -190,11 +198,11 @@ def _sparse_ffn(
     up_relu: bool,
     float32_output: bool,
 ) -> Tensor:
-    _check_tokens(x, gate_proj, gate_scales)
+    check_tokens(x, gate_proj, gate_scales)
     shape = torch.Size((len(gate_proj), x.shape[1]))
     if up_proj is not None:
-        _check_matrix("up_proj", up_proj, up_scales, x, shape)
-    _check_matrix("down_projT", down_projT, down_scales, x, shape)
+        check_matrix("up_proj", up_proj, up_scales, x, shape)
+    check_matrix("down_projT", down_projT, down_scales, x, shape)
     weights = FFNWeights(
         gate_proj,
         up_proj,
@@ -209,8 +217,9 @@ def _sparse_ffn(
         shift,
         up_relu,
     )
+    check_biases(weights, x)
     run = implementation(x.device).sparse_ffn
-    return run(x.contiguous(), weights, _checked_residual(residual, x), float32_output)
+    return run(x.contiguous(), weights, checked_residual(residual, x), float32_output)
 
 
 @_sparse_ffn.register_fake
@@ -237,12 +246,12 @@ def _screened_ffn(
     up_relu: bool,
     float32_output: bool,
 ) -> Tensor:
-    _check_tokens(x, gate_proj, None)
+    check_tokens(x, gate_proj, None)
     shape = torch.Size((len(gate_proj), x.shape[1]))
     if up_proj is not None:
-        _check_matrix("up_proj", up_proj, up_scales, x, shape)
-    _check_matrix("down_projT", down_projT, down_scales, x, shape)
-    _check_matrix("the screen", screen_values, screen_scales, x, shape)
+        check_matrix("up_proj", up_proj, up_scales, x, shape)
+    check_matrix("down_projT", down_projT, down_scales, x, shape)
+    check_matrix("the screen", screen_values, screen_scales, x, shape)
     weights = FFNWeights(
         gate_proj,
         up_proj,
@@ -257,7 +266,8 @@ def _screened_ffn(
         0.0,
         up_relu,
     )
-    residual = _checked_residual(residual, x)
+    check_biases(weights, x)
+    residual = checked_residual(residual, x)
     backend = implementation(x.device)
     if choose_backend(x.device) != "cuda":
         return backend.sparse_ffn(x.contiguous(), weights, residual, float32_output)
@@ -268,49 +278,3 @@ def _screened_ffn(
 @_screened_ffn.register_fake
 def _(x: Tensor, *_arguments: object) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)
-
-
-def _checked_residual(residual: Tensor | None, x: Tensor) -> Tensor | None:
-    if residual is None:
-        return None
-    if residual.shape != x.shape or residual.dtype not in (torch.float32, x.dtype):
-        raise ValueError(
-            f"residual must be {list(x.shape)} in float32 or {x.dtype}; found "
-            f"{list(residual.shape)} in {residual.dtype}."
-        )
-    return residual.contiguous()
-
-
-def _check_tokens(x: Tensor, matrix: Tensor, scales: Tensor | None) -> None:
-    """Raise unless x is [T, D] and `matrix` [F, D] belongs to it."""
-    if x.dim() != 2:
-        raise ValueError(f"x must be [T, D]; found {list(x.shape)}.")
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"x must be float32, bfloat16 or float16; found {x.dtype}.")
-    _check_count(len(x))
-    _check_matrix("the matrix", matrix, scales, x, torch.Size((len(matrix), x.shape[1])))
-
-
-def _check_count(tokens: int) -> None:
-    if not 1 <= tokens <= MAX_TOKENS:
-        raise ValueError(f"The sparse operators take 1 to {MAX_TOKENS} tokens; found {tokens}.")
-
-
-def _check_matrix(
-    name: str, matrix: Tensor, scales: Tensor | None, x: Tensor, shape: torch.Size
-) -> None:
-    rows, width = shape
-    if scales is None:
-        wanted, dtype = (rows, width), x.dtype
-    else:
-        wanted = (rows, width // 2 if matrix.dtype == torch.uint8 else width)
-        dtype = torch.uint8 if matrix.dtype == torch.uint8 else torch.int8
-    if tuple(matrix.shape) != wanted or matrix.dtype != dtype:
-        raise ValueError(
-            f"{name} must be {list(wanted)} in {dtype} for x {list(x.shape)}; "
-            f"found {list(matrix.shape)} in {matrix.dtype}."
-        )
-    if not matrix.is_contiguous() or (scales is not None and not scales.is_contiguous()):
-        raise ValueError(f"{name} and its scales must be contiguous: one neuron, one row.")
-    if matrix.device != x.device:
-        raise ValueError(f"{name} is on {matrix.device}, x on {x.device}.")

@@ -25,6 +25,8 @@ class Program:
     source: str
     """Name of the source, and of its kernel."""
     constants: tuple[tuple[str, object], ...]
+    grid: Grid
+    """Blocks along x, y, z."""
     threads: int
     """Threads of a block."""
     shared_bytes: int = 0
@@ -35,12 +37,11 @@ class Program:
     """Start while the kernel before still runs (programmatic dependent launch, from sm_90 on)."""
 
 
-def launch(program: Program, grid: Grid, arguments: Sequence[Tensor | float | None]) -> None:
+def launch(program: Program, arguments: Sequence[Tensor | float | None]) -> None:
     """Launch on the current stream of the tensors' device.
 
     Args:
         program: The kernel.
-        grid: Blocks along x, y, z.
         arguments: What the kernel takes, in order: tensors (their address), None (a null pointer),
             numbers (float32).
 
@@ -62,13 +63,14 @@ def launch(program: Program, grid: Grid, arguments: Sequence[Tensor | float | No
             values.append(0 if argument is None else argument.data_ptr())
             types.append(ctypes.c_void_p)
     config = driver.CUlaunchConfig()
-    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.gridDimX, config.gridDimY, config.gridDimZ = program.grid
     config.blockDimX, config.blockDimY, config.blockDimZ = program.threads, 1, 1
     config.sharedMemBytes = program.shared_bytes
     config.hStream = torch.cuda.current_stream(index).cuda_stream
     config.attrs = attributes
     config.numAttrs = len(attributes)
-    (status,) = driver.cuLaunchKernelEx(config, function, (tuple(values), tuple(types)), 0)
+    with torch.cuda.device(index):
+        (status,) = driver.cuLaunchKernelEx(config, function, (tuple(values), tuple(types)), 0)
     check(status)
 
 

@@ -7,14 +7,12 @@ and `sparse_down` starts while it is still running and waits for it on the devic
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from prosparse.kernels.cuda import programs
-from prosparse.kernels.cuda.launcher import Program, architecture, launch
+from prosparse.kernels.cuda.launcher import architecture, launch
 from prosparse.kernels.cuda.programs import Shape, weight_format
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.screen import Screen, certain_below
@@ -53,7 +51,6 @@ def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
     launch(
         program,
-        (_blocks(program, x1), 1, 1),
         [
             x,
             weights.gate_proj,
@@ -100,7 +97,6 @@ def screened_ffn(
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
     launch(
         program,
-        (_blocks(program, x1), 1, 1),
         [
             x,
             screen.values,
@@ -133,11 +129,8 @@ def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
         weights.up_relu,
     )
     x1 = torch.empty(gate_pre.shape, dtype=x.dtype, device=x.device)
-    slice_ = dict(program.constants)["SLICE"]
-    assert isinstance(slice_, int)
     launch(
         program,
-        (math.ceil(x1.shape[1] / slice_), 1, 1),
         [
             gate_pre,
             x,
@@ -174,10 +167,7 @@ def _sparse_down(
     )
     dtype = torch.float32 if float32_output else x1.dtype
     y = torch.empty(len(x1), d_model, dtype=dtype, device=x1.device)
-    constants = dict(program.constants)
-    columns = constants["LANES"] * constants["VEC"]  # type: ignore[operator]
-    grid = (program.cluster, -(-d_model // columns), -(-len(x1) // constants["T_TILE"]))  # type: ignore[operator]
-    launch(program, grid, [x1, down, scales, weights.down_bias, residual, y])
+    launch(program, [x1, down, scales, weights.down_bias, residual, y])
     return y
 
 
@@ -196,7 +186,3 @@ def _shape(x: Tensor, weights: FFNWeights) -> Shape:
 def _aligned(x: Tensor) -> Tensor:
     """Return x at a 16-byte boundary: a copy only where a view starts between two."""
     return x if x.data_ptr() % 16 == 0 else x.clone()
-
-
-def _blocks(program: Program, x1: Tensor) -> int:
-    return -(-x1.shape[1] // (program.threads // 32))

@@ -7,7 +7,6 @@ The cuts were chosen by measuring on an H100 (`docs/kernels.md`). T tokens, D = 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +64,7 @@ def gate_up(shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool) -> Pr
         LOADS=_loads(shape, 20 if simple else 8),
         FEW_REGISTERS=int(not simple),
     )
-    return Program("gate_up", constants, warps * 32)
+    return Program("gate_up", constants, (_ceil(shape.d_ff, warps), 1, 1), warps * 32)
 
 
 @functools.cache
@@ -85,13 +84,13 @@ def screened_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
         FEW_REGISTERS=1,
         SCREEN_GROUP=SCREEN_GROUP,
     )
-    return Program("screened_up", constants, warps * 32)
+    return Program("screened_up", constants, (_ceil(shape.d_ff, warps), 1, 1), warps * 32)
 
 
 @functools.cache
 def sparse_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
     """Step (2) alone."""
-    warps = 16
+    warps, slice_ = 16, 48
     constants = _constants(
         shape,
         UP_FORMAT=up,
@@ -101,9 +100,9 @@ def sparse_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
         BLOCKS=2 if shape.tokens == 1 else 1,
         LOADS=_loads(shape, 16 if shape.tokens == 1 else 8),
         FEW_REGISTERS=0,
-        SLICE=48,
+        SLICE=slice_,
     )
-    return Program("sparse_up", constants, warps * 32)
+    return Program("sparse_up", constants, (_ceil(shape.d_ff, slice_), 1, 1), warps * 32)
 
 
 @functools.cache
@@ -120,8 +119,8 @@ def sparse_down(
     # 16 blocks of a cluster need a data-center GPU; 8 work everywhere.
     largest = 16 if shape.capability in ((9, 0), (10, 0)) else 8
     splits = 1 if not clusters else 8 if shape.d_model < 1024 else largest
-    share = math.ceil(shape.d_ff / (splits * RUN)) * RUN
-    looks = min(math.ceil(share / (warps * 32)), 4 if tile > 1 else 8)
+    share = _ceil(shape.d_ff, splits * RUN) * RUN
+    looks = min(_ceil(share, warps * 32), 4 if tile > 1 else 8)
     constants = _constants(
         shape,
         DOWN_FORMAT=down,
@@ -138,13 +137,14 @@ def sparse_down(
     )
     sums = tile * lanes * shape.vec
     listed = min(warps * 32 * looks, share)
-    finished = math.ceil(sums / splits)
+    finished = _ceil(sums, splits)
     floats = warps * sums + (splits * finished + 4 if splits > 1 else 0)
     shared_bytes = 4 * (floats + listed + warps + 4) + shape.dtype.itemsize * tile * listed
-    shared_bytes = math.ceil(shared_bytes / 16) * 16
+    shared_bytes = _ceil(shared_bytes, 16) * 16
     return Program(
         "sparse_down",
         (*constants, ("SHARED_BYTES", shared_bytes)),
+        (splits, _ceil(shape.d_model, lanes * shape.vec), _ceil(shape.tokens, tile)),
         warps * 32,
         shared_bytes,
         cluster=splits,
@@ -155,8 +155,8 @@ def sparse_down(
 def _loads(shape: Shape, most: int) -> int:
     """Loads of a row in flight for each lane: at most `most`, in batches of equal size."""
     most = most // 2 if shape.dtype == torch.float32 and shape.vec == 8 else most  # two loads each
-    chunks = math.ceil(shape.d_model / (32 * shape.vec))
-    return math.ceil(chunks / math.ceil(chunks / most))
+    chunks = _ceil(shape.d_model, 32 * shape.vec)
+    return _ceil(chunks, _ceil(chunks, most))
 
 
 def _constants(shape: Shape, **constants: object) -> tuple[tuple[str, object], ...]:
@@ -168,3 +168,8 @@ def _constants(shape: Shape, **constants: object) -> tuple[tuple[str, object], .
         (X_MACRO[shape.dtype], None),
         *constants.items(),
     )
+
+
+def _ceil(count: int, size: int) -> int:
+    """How many pieces of `size` hold `count`."""
+    return -(-count // size)
