@@ -104,7 +104,7 @@ def test_wrong_tokens_get_no_time(tiny_shape, enter):
     assert wrong.contender == "mine"
     assert wrong.check.is_wrong
     assert (wrong.ms, wrong.tokens_per_second, wrong.speedup) == (None, None, None)
-    assert record.fastest_sparse.contender == "sparse, our loop"
+    assert record.fastest_sparse.contender in ("sparse, our loop", "screened, our loop")
 
 
 def test_a_contender_that_fails_costs_only_itself(tiny_shape, enter):
