@@ -30,6 +30,14 @@ LARGE_CASES = {
     "all-tokens-no-zeros": {"T": 16, "D": 256, "F": 20000, "biases": True},
     "opt-like": {"T": 1, "D": 768, "F": 3072, "biases": True},
     "odd": {"T": 2, "D": 1023, "F": 4097, "threshold": 0.5},
+    "tiles": {"T": 5, "D": 96, "F": 1000, "biases": True, "up_relu": True},
+    "tiles-of-every-token": {"T": 16, "D": 4096, "F": 2048, "threshold": 1.0},
+    "tiles-in-ragged-columns": {"T": 8, "D": 1504, "F": 3848, "threshold": 0.75},
+    "tiles-without-up": {"T": 9, "D": 160, "F": 504, "shift": 0.125},
+    "down-in-tiles-only": {"T": 3, "D": 576, "F": 1536, "threshold": 0.5},
+    "int4-tiles": {"T": 3, "D": 4096, "F": 1024, "threshold": 1.0, "bits": 4},
+    "int4-tiles-of-every-token": {"T": 16, "D": 544, "F": 1536, "bits": 4, "biases": True},
+    "int8-tiles": {"T": 11, "D": 1536, "F": 3840, "threshold": 1.0, "bits": 8},
     "int4": {"T": 1, "D": 4096, "F": 11008, "threshold": 1.2, "bits": 4},
     "int8-two-tokens": {"T": 2, "D": 1536, "F": 3840, "threshold": 1.2, "bits": 8},
 }
@@ -104,8 +112,7 @@ def test_screened_is_the_same_to_the_last_bit(shape, T):
     x = torch.randn(T, shape[0], device="cuda").bfloat16()
     assert (candidates(x, screen, 1.0) | (operators.gate_up(x, weights) == 0)).all()
     y = ops.screened_ffn(x, weights, screen)
-    if T <= operators.MAX_TOKENS_OF_GATE_UP:
-        assert torch.equal(y, ops.sparse_ffn(x, weights))
+    assert torch.equal(y, ops.sparse_ffn(x, weights))
     exact = exact_y(operators.gate_up(x, weights).double(), weights)
     assert (y.double() - exact).norm() <= 4e-3 * exact.norm()
 
@@ -157,12 +164,13 @@ def test_nan_and_inf_in_x_show_in_the_output(value, T):
         assert torch.equal(torch.isnan(y[0]), torch.isnan(reference.sparse_ffn(x, weights)[0]))
 
 
+@pytest.mark.parametrize("T", [1, 4, 9])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_of_inactive_neurons_never_reach_the_output(value):
-    weights = on_gpu(random_weights(576, 1536, torch.bfloat16, threshold=1.0))
-    x = torch.randn(1, 576, device="cuda").bfloat16()
+def test_weights_of_inactive_neurons_never_reach_the_output(value, T):
+    weights = on_gpu(random_weights(576, 1536, torch.bfloat16, threshold=1.5))
+    x = torch.randn(T, 576, device="cuda").bfloat16()
     y = ops.sparse_ffn(x, weights)
-    inactive = operators.gate_up(x, weights)[0] == 0
+    inactive = (operators.gate_up(x, weights) == 0).all(dim=0)
     weights.up_proj[inactive] = value
     weights.down_projT[inactive] = value
     assert torch.equal(ops.sparse_ffn(x, weights), y)
@@ -176,6 +184,22 @@ def test_two_runs_give_the_same_bits(T):
     x = torch.randn(T, 576, device="cuda").bfloat16()
     first = ops.sparse_ffn(x, weights)
     assert all(torch.equal(ops.sparse_ffn(x, weights), first) for _ in range(100))
+
+
+@pytest.mark.parametrize("T", [1, 7])
+def test_weights_may_be_fetched_before_x_is_there(T):
+    weights = on_gpu(random_weights(1536, 3840, torch.bfloat16, threshold=0.5))
+    screen = make_screen(weights.gate_proj)
+    inputs = torch.randn(200, T, 1536, device="cuda").bfloat16()
+    expected = [ops.sparse_ffn(v, weights, residual=v) for v in inputs]
+    x = torch.empty(T, 1536, dtype=torch.bfloat16, device="cuda")
+    found = []
+    for v in inputs:  # x is written anew just before each call, and read by the one before
+        found.append(ops.sparse_ffn(x.copy_(v), weights, residual=x, weights_ready=True))
+        found.append(ops.screened_ffn(x.copy_(v), weights, screen, residual=x, weights_ready=True))
+    for i, right in enumerate(expected):
+        assert torch.equal(found[2 * i], right)
+        assert torch.equal(found[2 * i + 1], right)
 
 
 def test_views_that_are_not_aligned_or_contiguous():

@@ -43,6 +43,11 @@ def test_every_source_compiles(shape, capability):
         programs.sparse_down(shape, "Dense", True, False, False),
         programs.sparse_down(shape, "Dense", False, True, True),
     ]
+    if shape.has_tiles:
+        found += [
+            programs.gate_up_tiles(shape, "Dense", "Dense", True, False),
+            programs.gate_up_tiles(shape, "Int4<32>", "Int8<64>", True, True),
+        ]
     if shape.vec == 8 and shape.d_model % 64 == 0:
         found += [
             programs.gate_up(shape, "Int4<64>", "Int8<32>", True, False),

@@ -33,11 +33,13 @@ def test_opcheck(weights):
     library = torch.ops.prosparse
     torch.library.opcheck(library.sparse_up, (torch.randn(3, F), x, weights.up_proj, 0.1))
     torch.library.opcheck(library.sparse_down, (torch.randn(3, F).relu(), weights.down_projT))
-    torch.library.opcheck(library.sparse_ffn, (x, *flat(weights), 0.1, 0.0, False, True))
+    torch.library.opcheck(library.sparse_ffn, (x, *flat(weights), 0.1, 0.0, False, True, True))
     rest = flat(weights)[4:]
     tensors = (weights.gate_proj, weights.up_proj, weights.down_projT)
     tables = (screen.values, screen.scales, screen.bound)
-    torch.library.opcheck(library.screened_ffn, (x, *tensors, *tables, *rest, 0.1, False, False))
+    torch.library.opcheck(
+        library.screened_ffn, (x, *tensors, *tables, *rest, 0.1, False, True, False)
+    )
 
 
 def test_compiles_into_one_graph(weights):

@@ -10,9 +10,9 @@ def sparse_calls(monkeypatch) -> list[int]:
     calls: list[int] = []
     original = module.sparse_ffn
 
-    def noted(x, weights):
+    def noted(x, weights, **options):
         calls.append(len(x))
-        return original(x, weights)
+        return original(x, weights, **options)
 
     monkeypatch.setattr(module, "sparse_ffn", noted)
     return calls

@@ -107,19 +107,28 @@ def test_compiled_to_one_graph(model, monkeypatch):
     compile_ = torch.compile
     asked = []
 
-    def compiled(function, *, mode, fullgraph):
-        asked.append((mode, fullgraph))
+    def compiled(function, *, options, fullgraph):
+        asked.append((options, fullgraph))
         return compile_(function, backend="eager", fullgraph=fullgraph)
 
     monkeypatch.setattr(torch, "compile", compiled)
     tokens = tiny_tokens(6)
     with ps.accelerate(model):
-        decoder = Decoder(model, max_length=20, compile="default")
+        decoder = Decoder(model, max_length=20, compile="max-autotune-no-cudagraphs")
         found = decoder.generate(tokens, 12)
         with torch.compiler.set_stance("fail_on_recompile"):
             assert torch.equal(decoder.generate(tokens, 12), found)
-    assert asked == [("default", True)]
+    assert asked == [({"max_autotune": True, "coordinate_descent_tuning": True}, True)]
     assert torch.equal(found, expected_ids(model, tokens, 12))
+
+
+def test_all_layers_count_their_tokens_in_one_place(model):
+    decoder = Decoder(model, max_length=20)
+    decoder.prefill(tiny_tokens(6))
+    decoder.step()
+    lengths = [layer.get_seq_length() for layer in decoder._cache.layers]
+    assert all(length is lengths[0] for length in lengths)
+    assert lengths[0] == 7
 
 
 class NothingFromTheHost(TorchDispatchMode):

@@ -68,6 +68,7 @@ def sparse_ffn(
     weights: FFNWeights,
     residual: Tensor | None = None,
     float32_output: bool = False,
+    weights_ready: bool = False,
 ) -> Tensor:
     """The whole FFN, steps (1) to (3): exact, and reads the rows of active neurons only.
 
@@ -76,6 +77,8 @@ def sparse_ffn(
         weights: The FFN; dense matrices in the dtype of x.
         residual: [T, D] to add before the one rounding at the end; float32 or the dtype of x.
         float32_output: Return the float32 sum, not rounded to the dtype of x.
+        weights_ready: The GPU work queued just before does not write the weights, as inside a model;
+            on a GPU their first rows are then fetched while that work still runs.
 
     Returns:
         y [T, D].
@@ -98,6 +101,7 @@ def sparse_ffn(
         weights.threshold,
         weights.shift,
         weights.up_relu,
+        weights_ready,
         float32_output,
     )
 
@@ -108,6 +112,7 @@ def screened_ffn(
     screen: Screen,
     residual: Tensor | None = None,
     float32_output: bool = False,
+    weights_ready: bool = False,
 ) -> Tensor:
     """The same FFN, the gate's own rows read only where its int8 copy cannot rule a neuron out.
 
@@ -120,6 +125,7 @@ def screened_ffn(
         screen: `prosparse.kernels.screen.make_screen(weights.gate_proj)`.
         residual: [T, D] to add before the one rounding at the end; float32 or the dtype of x.
         float32_output: Return the float32 sum, not rounded to the dtype of x.
+        weights_ready: As in `sparse_ffn`; the screen counts among the weights.
 
     Raises:
         ValueError: Shapes, dtypes or devices do not go together.
@@ -142,6 +148,7 @@ def screened_ffn(
         residual,
         weights.threshold,
         weights.up_relu,
+        weights_ready,
         float32_output,
     )
 
@@ -196,6 +203,7 @@ def _sparse_ffn(
     threshold: float,
     shift: float,
     up_relu: bool,
+    weights_ready: bool,
     float32_output: bool,
 ) -> Tensor:
     check_tokens(x, gate_proj, gate_scales)
@@ -219,7 +227,10 @@ def _sparse_ffn(
     )
     check_biases(weights, x)
     run = implementation(x.device).sparse_ffn
-    return run(x.contiguous(), weights, checked_residual(residual, x), float32_output)
+    residual = checked_residual(residual, x)
+    if choose_backend(x.device) != "cuda":
+        return run(x.contiguous(), weights, residual, float32_output)
+    return run(x.contiguous(), weights, residual, float32_output, weights_ready)
 
 
 @_sparse_ffn.register_fake
@@ -244,6 +255,7 @@ def _screened_ffn(
     residual: Tensor | None,
     threshold: float,
     up_relu: bool,
+    weights_ready: bool,
     float32_output: bool,
 ) -> Tensor:
     check_tokens(x, gate_proj, None)
@@ -272,7 +284,9 @@ def _screened_ffn(
     if choose_backend(x.device) != "cuda":
         return backend.sparse_ffn(x.contiguous(), weights, residual, float32_output)
     screen = Screen(screen_values, screen_scales, screen_bound)
-    return backend.screened_ffn(x.contiguous(), weights, screen, residual, float32_output)
+    return backend.screened_ffn(
+        x.contiguous(), weights, screen, residual, float32_output, weights_ready
+    )
 
 
 @_screened_ffn.register_fake

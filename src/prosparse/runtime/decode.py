@@ -28,6 +28,36 @@ if TYPE_CHECKING:
 NUM_WARM_UPS = 2
 
 
+def _compiled(function: Callable[..., Tensor], mode: str, device: torch.device) -> Any:
+    """Compile a step of many short kernels; where the GPU can, each starts while the last one ends."""
+    options = dict(torch._inductor.list_mode_options(mode))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+        options["triton.enable_pdl"] = True
+    return torch.compile(function, options=options, fullgraph=True)
+
+
+class _Layer(StaticLayer):
+    """Keys and values of one layer; where to write is the same for all layers, and kept once.
+
+    A stock layer counts its own tokens, one kernel per layer and step.
+    """
+
+    def __init__(self, max_length: int, cached: Tensor) -> None:
+        super().__init__(max_length)
+        self.cumulative_length = cached
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values, [B, heads, new, head_dim]; return all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new = torch.arange(key_states.shape[-2], device=self.device) + self.cumulative_length
+        self.keys.index_copy_(2, new, key_states)
+        self.values.index_copy_(2, new, value_states)
+        return self.keys, self.values
+
+
 class Decoder:
     """Generates with a static cache, one identical step for every token.
 
@@ -65,9 +95,9 @@ class Decoder:
         self._top_p = top_p
         self._wants_graph = graph
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._forward: Callable[..., Any] = model.__call__
+        self._next: Callable[..., Tensor] = self._logits_or_likeliest
         if compile is not None:
-            self._forward = torch.compile(self._forward, mode=compile, fullgraph=True)
+            self._next = _compiled(self._next, compile, model.device)
         self._ids = torch.empty(0, 0)
         self._weights: list[int] = []
         self._start: list[Tensor] = []
@@ -96,6 +126,7 @@ class Decoder:
             self._mask[:, :length] = attention_mask
         positions = (self._mask[:, :length].cumsum(dim=1) - 1).clamp_min(0)
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments(self.model) else {}
+        self._cached.fill_(0)
         logits = self.model(
             input_ids=self._ids[:, :length],
             attention_mask=self._mask[:, :length],
@@ -104,9 +135,12 @@ class Decoder:
             use_cache=True,
             **last_only,
         ).logits[:, -1]
-        self._slot.fill_(length)
+        self._cached.fill_(length)
         self._position.copy_(positions[:, -1:] + 1)
-        self._ids.index_copy_(1, self._slot, self._choose(logits))
+        if self._temperature == 0:
+            self._write(logits.argmax(dim=-1, keepdim=True))
+        else:
+            self._write(self._sample(logits))
         self._start = [buffer.clone() for buffer in self._buffers()]
         self._prompt_length, self.length = length, length + 1
         return self._ids[:, length : length + 1].clone()
@@ -186,12 +220,11 @@ class Decoder:
         device = self.model.device
         self._ids = torch.zeros(batch, self.max_length, dtype=torch.long, device=device)
         self._mask = torch.ones_like(self._ids)
-        self._slot = torch.zeros(1, dtype=torch.long, device=device)
+        self._cached = torch.zeros((), dtype=torch.long, device=device)
         self._position = torch.zeros(batch, 1, dtype=torch.long, device=device)
         # Full layers for sliding windows too, which count on the host; the mask keeps the window.
         count = num_cache_layers(self.model)
-        self._layers = [StaticLayer(self.max_length) for _ in range(count)]
-        self._cache = Cache(layers=list(self._layers))
+        self._cache = Cache(layers=[_Layer(self.max_length, self._cached) for _ in range(count)])
 
     def _forget_graph_of_other_weights(self) -> None:
         """A graph reads the addresses it was captured with: `accelerate` and `.to()` change them."""
@@ -201,25 +234,30 @@ class Decoder:
 
     def _buffers(self) -> list[Tensor]:
         """All that says where the loop stands; keys and values beyond are masked."""
-        lengths = [layer.cumulative_length for layer in self._layers]
-        return [self._ids, self._slot, self._position, *lengths]
+        return [self._ids, self._cached, self._position]
 
     def _advance(self) -> None:
-        """One step: read the token at `_slot`, write the next one behind it."""
-        logits_BV = self._forward(
-            input_ids=self._ids.index_select(1, self._slot),
+        """One step: read the first token that is not cached, write the next one behind it."""
+        found = self._next(
+            input_ids=self._ids.index_select(1, self._cached.view(1)),
             attention_mask=self._mask,
             position_ids=self._position,
             past_key_values=self._cache,
             use_cache=True,
-        ).logits[:, -1]
-        self._slot.add_(1)
+        )
+        self._cached.add_(1)
         self._position.add_(1)
-        self._ids.index_copy_(1, self._slot, self._choose(logits_BV))
+        self._write(found if self._temperature == 0 else self._sample(found))
 
-    def _choose(self, logits_BV: Tensor) -> Tensor:
-        if self._temperature == 0:
-            return logits_BV.argmax(dim=-1, keepdim=True)
+    def _logits_or_likeliest(self, **inputs: Any) -> Tensor:
+        """What of the step is compiled: the model, and the choice unless it is drawn."""
+        logits_BV = self.model(**inputs).logits[:, -1]
+        return logits_BV.argmax(dim=-1, keepdim=True) if self._temperature == 0 else logits_BV
+
+    def _write(self, tokens_B1: Tensor) -> None:
+        self._ids.index_copy_(1, self._cached.view(1), tokens_B1)
+
+    def _sample(self, logits_BV: Tensor) -> Tensor:
         probs, tokens = (
             (logits_BV.float() / self._temperature).softmax(dim=-1).sort(descending=True)
         )

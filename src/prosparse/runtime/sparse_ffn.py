@@ -57,7 +57,7 @@ class SparsePath:
         self.max_tokens = max_tokens
         self.is_screened = screened
         self.screen: Screen | None = None
-        self.screened_gate: tuple[int, int] | None = None
+        self.known_gate: tuple[int, int] | None = None
 
     def takes(self, x: Tensor) -> bool:
         """Whether an input of any of the modules, [..., tokens, width], goes the sparse way.
@@ -80,18 +80,22 @@ class SparsePath:
     def run(self, x: Tensor) -> Tensor:
         """Return the FFN's output for x [..., D], shaped like x."""
         x_TD, weights = x.reshape(-1, x.shape[-1]), self.weights()
+        # Compiled code stands inside a model, where nothing writes weights just before they are used.
+        ready = torch.compiler.is_compiling() or not self.renew(weights.gate_proj)
         if not self.is_screened:
-            return sparse_ffn(x_TD, weights).view(x.shape)
-        if not torch.compiler.is_compiling():
-            self.follow(weights.gate_proj)
+            return sparse_ffn(x_TD, weights, weights_ready=ready).view(x.shape)
         assert self.screen is not None
-        return screened_ffn(x_TD, weights, self.screen).view(x.shape)
+        return screened_ffn(x_TD, weights, self.screen, weights_ready=ready).view(x.shape)
 
-    def follow(self, gate_proj: Tensor) -> None:
-        """Make the screen of the gate as it is now, unless that is the one it was made of."""
+    def renew(self, gate_proj: Tensor) -> bool:
+        """Return whether the gate is another than in the last call; if so, make its screen anew."""
         gate = (gate_proj.data_ptr(), gate_proj._version)
-        if gate != self.screened_gate:
-            self.screen, self.screened_gate = make_screen(gate_proj.detach()), gate
+        if gate == self.known_gate:
+            return False
+        self.known_gate = gate
+        if self.is_screened:
+            self.screen = make_screen(gate_proj.detach())
+        return True
 
     def weights(self) -> FFNWeights:
         """Return the weights as they are now: views, which follow `.to(...)` and new values."""
@@ -158,7 +162,7 @@ def build_screen(ffn: FFN) -> None:
     """Make the screen of an FFN now rather than in its first step; `swap_in` came before."""
     holder = ffn.module if ffn.is_gated else ffn.down
     path = cast("SparsePath", getattr(holder, PATH))
-    path.follow(path.weights().gate_proj)
+    path.renew(path.weights().gate_proj)
 
 
 def swap_out(module: nn.Module) -> None:

@@ -6,14 +6,15 @@
 #pragma once
 
 constexpr int COLUMNS = LANES * VEC;  // of a block
-constexpr int ROWS = 32 / LANES;      // that a warp reads at a time
 constexpr int SUMS = T_TILE * COLUMNS;
 constexpr int THREADS = WARPS * 32;
 constexpr int FINISHED = (SUMS + SPLITS - 1) / SPLITS;         // outputs of a block
 constexpr int OUTPUTS = (FINISHED + THREADS - 1) / THREADS;  // of a thread, at most
 
-struct alignas(8) Partial {
-  float of_warp[WARPS][SUMS];
+typedef float WarpSums[WARPS][SUMS];
+
+// What the other blocks of the cluster send.
+struct alignas(8) Arrivals {
 #if SPLITS > 1
   float of_block[SPLITS][FINISHED];
   Mailbox mailbox;
@@ -26,10 +27,10 @@ struct Outputs {
   bool mine[OUTPUTS];
 
   // Bias and residual are read early: at the end, nothing would hide the wait for them.
-  __device__ __forceinline__ void begin(Partial& partial, int split, int first_column, int first_token, const X* b, const void* r) {
+  __device__ __forceinline__ void begin(Arrivals& arrivals, int split, int first_column, int first_token, const X* b, const void* r) {
 #if SPLITS > 1
     const int finished_here = min(FINISHED, max(SUMS - split * FINISHED, 0));
-    partial.mailbox.open(SPLITS * finished_here * sizeof(float));
+    arrivals.mailbox.open(SPLITS * finished_here * sizeof(float));
 #endif
 #pragma unroll
     for (int j = 0; j < OUTPUTS; ++j) {
@@ -46,33 +47,25 @@ struct Outputs {
     }
   }
 
-  __device__ __forceinline__ void finish(float (&sum)[T_TILE][VEC], Partial& partial, int split, void* y) const {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-#pragma unroll
-    for (int t = 0; t < T_TILE; ++t)
-#pragma unroll
-      for (int k = 0; k < VEC; ++k) {
-#pragma unroll
-        for (int offset = LANES; offset < 32; offset *= 2) sum[t][k] += __shfl_xor_sync(0xffffffffu, sum[t][k], offset);
-        if (lane < LANES) partial.of_warp[warp][t * COLUMNS + lane * VEC + k] = sum[t][k];
-      }
+  // By all threads, once the sums of every warp are in `of_warp`.
+  __device__ __forceinline__ void finish(const WarpSums& of_warp, Arrivals& arrivals, int split, void* y) const {
     __syncthreads();
 #if SPLITS > 1
-    partial.mailbox.opened();
+    arrivals.mailbox.opened();
     for (int i = threadIdx.x; i < SUMS; i += THREADS)
-      partial.mailbox.send(&partial.of_block[split][i % FINISHED], i / FINISHED, of_warps(partial, i));
-    partial.mailbox.receive();
+      arrivals.mailbox.send(&arrivals.of_block[split][i % FINISHED], i / FINISHED, over_warps(of_warp, i));
+    arrivals.mailbox.receive();
 #endif
 #pragma unroll
     for (int j = 0; j < OUTPUTS; ++j) {
       if (!mine[j]) continue;
       const int i = threadIdx.x + j * THREADS;
 #if SPLITS > 1
-      float v = partial.of_block[0][i];
+      float v = arrivals.of_block[0][i];
 #pragma unroll
-      for (int block = 1; block < SPLITS; ++block) v += partial.of_block[block][i];
+      for (int block = 1; block < SPLITS; ++block) v += arrivals.of_block[block][i];
 #else
-      float v = of_warps(partial, i);
+      float v = over_warps(of_warp, i);
 #endif
       v = v + bias[j] + residual[j];
 #if OUTPUT_FP32
@@ -83,10 +76,10 @@ struct Outputs {
     }
   }
 
-  static __device__ __forceinline__ float of_warps(const Partial& partial, int i) {
-    float v = partial.of_warp[0][i];
+  static __device__ __forceinline__ float over_warps(const WarpSums& of_warp, int i) {
+    float v = of_warp[0][i];
 #pragma unroll
-    for (int w = 1; w < WARPS; ++w) v += partial.of_warp[w][i];
+    for (int w = 1; w < WARPS; ++w) v += of_warp[w][i];
     return v;
   }
 };

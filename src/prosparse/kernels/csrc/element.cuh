@@ -68,8 +68,10 @@ __device__ __forceinline__ void unpack_pair(u32 pair, float& low, float& high) {
 #endif
 }
 
-// A matrix [F, D] in the dtype of the activations.
+// A matrix [F, D] in the dtype of the activations. Of every format, `unpack` gives a chunk's values,
+// which `scale` has yet to multiply: once for a sum of products, not once for each.
 struct Dense {
+  static constexpr bool SCALED = false;
 #if VEC == 8 && defined(X_FP32)
   struct Chunk { uint4 a, b; };
 #elif VEC == 8
@@ -86,6 +88,7 @@ struct Dense {
     load_once(p, c);
 #endif
   }
+  static __device__ __forceinline__ float scale(const Chunk&) { return 1.0f; }
   static __device__ __forceinline__ void unpack(const Chunk& c, float (&w)[VEC]) {
 #if VEC == 8 && defined(X_FP32)
     w[0] = __uint_as_float(c.a.x); w[1] = __uint_as_float(c.a.y);
@@ -124,6 +127,7 @@ __device__ __forceinline__ void bytes_to_floats(u32 word, float offset, float* w
 // int8 values, one float16 scale for GROUP of them.
 template <int GROUP>
 struct Int8 {
+  static constexpr bool SCALED = true;
   struct Chunk { uint2 q; u16 scale; };
   static __device__ __forceinline__ void load(Chunk& c, const void* values, const void* scales, u64 f, int column) {
     load_once(static_cast<const u8*>(values) + f * D + column, c.q);
@@ -132,15 +136,14 @@ struct Int8 {
   static __device__ __forceinline__ void unpack(const Chunk& c, float (&w)[VEC]) {
     bytes_to_floats(c.q.x ^ 0x80808080u, 8388736.0f, w);  // 2^23 + 128
     bytes_to_floats(c.q.y ^ 0x80808080u, 8388736.0f, w + 4);
-    const float scale = half_to_float(c.scale);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) w[i] *= scale;
   }
+  static __device__ __forceinline__ float scale(const Chunk& c) { return half_to_float(c.scale); }
 };
 
 // Values of 4 bits: in each 32-bit word, byte j holds value j (low half) and value j + 4 (high half).
 template <int GROUP>
 struct Int4 {
+  static constexpr bool SCALED = true;
   struct Chunk { u32 q; u16 scale; };
   static __device__ __forceinline__ void load(Chunk& c, const void* values, const void* scales, u64 f, int column) {
     load_once(static_cast<const u8*>(values) + f * (D / 2) + column / 2, c.q);
@@ -149,20 +152,19 @@ struct Int4 {
   static __device__ __forceinline__ void unpack(const Chunk& c, float (&w)[VEC]) {
     bytes_to_floats(c.q & 0x0f0f0f0fu, 8388616.0f, w);  // 2^23 + 8
     bytes_to_floats((c.q >> 4) & 0x0f0f0f0fu, 8388616.0f, w + 4);
-    const float scale = half_to_float(c.scale);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) w[i] *= scale;
   }
+  static __device__ __forceinline__ float scale(const Chunk& c) { return half_to_float(c.scale); }
 };
 #endif
 
 #if VEC == 8
-// 16 bytes of activations, through L1. FEW_REGISTERS keeps the compiler from loading them long before
+// 16 bytes of activations, through L1; not as read-only data, since the kernel before may still be
+// writing them when this one starts. FEW_REGISTERS keeps the compiler from loading them long before
 // their use, where registers are better spent on more warps.
 __device__ __forceinline__ uint4 load_cached(const X* p) {
 #if FEW_REGISTERS
   uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 #else
   return *reinterpret_cast<const uint4*>(p);

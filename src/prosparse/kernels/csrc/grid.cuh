@@ -21,6 +21,14 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
+// Between a kernel's first loads of weights and all else. Weights are not written by the kernel before
+// (`weights_ready` of the operators), so they may be on their way while it still runs; and the next
+// kernel starts only when all before this one is done.
+__device__ __forceinline__ void weights_are_on_their_way() {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+}
+
 #if __CUDA_ARCH__ >= 900
 __device__ __forceinline__ u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
 

@@ -25,8 +25,10 @@ struct RowBatch {
     float w[VEC], v[VEC];
     Format::unpack(chunk[i], w);
     load_activations(x + column, v);
+    float part = Format::SCALED ? 0.0f : sum;
 #pragma unroll
-    for (int k = 0; k < VEC; ++k) sum = fmaf(w[k], v[k], sum);
+    for (int k = 0; k < VEC; ++k) part = fmaf(w[k], v[k], part);
+    sum = Format::SCALED ? fmaf(part, Format::scale(chunk[i]), sum) : part;
   }
 
   // sum[t] += row . x_t over this batch's columns, for all tokens ...
@@ -58,8 +60,8 @@ struct RowBatch {
 constexpr int BATCHES_UNROLLED = FEW_REGISTERS ? 1 : 4;
 
 // sum[t] = row f . x_t in float32, the same in every lane. With SOME only the tokens whose bit is set in
-// `tokens`; the others give 0.
-template <class Format, bool SOME>
+// `tokens`; the others give 0. FIRST: nothing has been read in this kernel yet.
+template <class Format, bool SOME, bool FIRST = false>
 __device__ __forceinline__ void row_dot(const void* values, const void* scales, u64 f, const X* x, u32 tokens, int lane,
                                         float (&sum)[T]) {
 #pragma unroll
@@ -68,6 +70,7 @@ __device__ __forceinline__ void row_dot(const void* values, const void* scales, 
   for (int first = 0; first < CHUNKS; first += RowBatch<Format>::SIZE) {
     RowBatch<Format> batch;
     batch.load(values, scales, f, first, lane);
+    if (FIRST && first == 0) weights_are_on_their_way();
     if constexpr (SOME && T > 1) batch.dot(x, tokens, first, lane, sum);
     else batch.dot(x, first, lane, sum);
   }

@@ -5,6 +5,7 @@
 // cluster of active neurons is shared by many.
 #include "constants.cuh"
 #include "element.cuh"
+#include "activation.cuh"
 #include "grid.cuh"
 #include "rows.cuh"
 #include "up.cuh"

@@ -3,17 +3,6 @@
 
 typedef UP_FORMAT UpFormat;
 
-struct Activation {
-  float threshold;  // already rounded to X
-  float shift;
-
-  // FATReLU; ties are kept and NaN stays NaN.
-  __device__ __forceinline__ float operator()(float pre) const {
-    if (shift != 0.0f) pre = rounded(pre - shift);
-    return pre < threshold ? 0.0f : pre;
-  }
-};
-
 // Return the tokens that need a neuron, as bits: those whose gate is not zero.
 __device__ __forceinline__ u32 tokens_of(const float (&gate)[T]) {
   u32 tokens = 0;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators on an NVIDIA GPU; the same four functions as `prosparse.kernels.reference`.
 
-The FFN is two kernels: `gate_up` (or `screened_up`) leaves x_1 [T, F] in memory, a few kilobytes,
+The FFN is two kernels: `gate_up` (or `gate_up_tiles`, `screened_up`) leaves x_1 [T, F] in memory, a few kilobytes,
 and `sparse_down` starts while it is still running and waits for it on the device.
 """
 
@@ -17,8 +17,8 @@ from prosparse.kernels.cuda.programs import Shape, weight_format
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.screen import Screen, certain_below
 
-# Up to this many tokens the gate's rows are read by gate_up.cu; beyond, cuBLAS and its tensor cores
-# are faster, and sparse_up.cu goes on from there.
+# Where there are no tiles (float32, odd widths), up to this many tokens have the gate's rows read by
+# gate_up.cu; beyond, cuBLAS is faster, and sparse_up.cu goes on from there.
 MAX_TOKENS_OF_GATE_UP = 4
 
 
@@ -34,19 +34,21 @@ def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
     return _sparse_down(x1, weights, None, False, follows=False)
 
 
-def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
+def gate_up(x: Tensor, weights: FFNWeights, weights_ready: bool = False) -> Tensor:
     """Steps (1) and (2): the intermediate x_1 [T, F] of x [T, D], in the dtype of x."""
     x = _aligned(x)
-    if weights.gate_scales is None and len(x) > MAX_TOKENS_OF_GATE_UP:
+    shape, d_model, up = _shape(x, weights), x.shape[1], weights.up_proj
+    by_tiles = programs.gate_wants_tiles(shape, weights.gate_scales is not None)
+    if not by_tiles and weights.gate_scales is None and len(x) > MAX_TOKENS_OF_GATE_UP:
         gate_pre = functional.linear(x, weights.gate_proj, weights.gate_bias)
         return _sparse_up(gate_pre, x, weights)
-    d_model, up = x.shape[1], weights.up_proj
-    program = programs.gate_up(
-        _shape(x, weights),
+    program = (programs.gate_up_tiles if by_tiles else programs.gate_up)(
+        shape,
         weight_format(weights.gate_proj, weights.gate_scales, d_model),
         weight_format(up, weights.up_scales, d_model),
         up is not None,
         weights.up_relu,
+        follows=weights_ready,
     )
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
     launch(
@@ -72,9 +74,10 @@ def sparse_ffn(
     weights: FFNWeights,
     residual: Tensor | None = None,
     float32_output: bool = False,
+    weights_ready: bool = False,
 ) -> Tensor:
     """The whole FFN; see `prosparse.kernels.ops.sparse_ffn`."""
-    x1 = gate_up(x, weights)
+    x1 = gate_up(x, weights, weights_ready)
     return _sparse_down(x1, weights, residual, float32_output, follows=True)
 
 
@@ -84,8 +87,11 @@ def screened_ffn(
     screen: Screen,
     residual: Tensor | None = None,
     float32_output: bool = False,
+    weights_ready: bool = False,
 ) -> Tensor:
     """The whole FFN behind a screen; see `prosparse.kernels.ops.screened_ffn`."""
+    if len(x) > 1:  # the screen would leave many candidates, and has no tensor cores
+        return sparse_ffn(x, weights, residual, float32_output, weights_ready)
     x = _aligned(x)
     up = weights.up_proj
     program = programs.screened_up(
@@ -93,6 +99,7 @@ def screened_ffn(
         weight_format(up, weights.up_scales, x.shape[1]),
         up is not None,
         weights.up_relu,
+        follows=weights_ready,
     )
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
     launch(
@@ -148,6 +155,7 @@ def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
 def _sparse_down(
     x1: Tensor, weights: FFNWeights, residual: Tensor | None, float32_output: bool, follows: bool
 ) -> Tensor:
+    x1 = _aligned(x1)
     down, scales = weights.down_projT, weights.down_scales
     d_model = down.shape[1] * (2 if scales is not None and down.dtype == torch.uint8 else 1)
     shape = Shape(

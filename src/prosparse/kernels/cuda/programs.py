@@ -16,6 +16,11 @@ from prosparse.kernels.cuda.launcher import Program
 from prosparse.kernels.screen import GROUP_SIZE as SCREEN_GROUP
 
 X_MACRO = {torch.bfloat16: "X_BF16", torch.float16: "X_FP16", torch.float32: "X_FP32"}
+DATA_CENTER = ((9, 0), (10, 0))  # capabilities
+# From so many tokens on, tensor cores are faster than one multiplication at a time; later for the gate
+# where its weights need no unpacking.
+LEAST_TOKENS_OF_TILES = 3
+LEAST_TOKENS_OF_GATE_TILES = 5
 RUN = 16  # neurons of sparse_up.cu's and sparse_down.cu's shares that lie side by side
 
 
@@ -37,6 +42,17 @@ class Shape:
         """Values of a row that a lane loads at once."""
         return 8 if self.aligned and self.d_model % 8 == 0 else 1
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device has clusters, and kernels that start while the one before still runs."""
+        return self.capability >= (9, 0)
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether tensor cores can multiply it: 16-bit activations, no ragged rows."""
+        whole = self.d_model % 32 == 0 and self.d_ff % 8 == 0
+        return self.dtype != torch.float32 and self.vec == 8 and whole
+
 
 def weight_format(values: Tensor | None, scales: Tensor | None, d_model: int) -> str:
     """Return the C++ type that reads a matrix: `Dense`, `Int8<group>` or `Int4<group>`."""
@@ -47,7 +63,9 @@ def weight_format(values: Tensor | None, scales: Tensor | None, d_model: int) ->
 
 
 @functools.cache
-def gate_up(shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool) -> Program:
+def gate_up(
+    shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool, follows: bool = False
+) -> Program:
     """Steps (1) and (2): a warp for each neuron, in blocks as small as still fill the GPU."""
     warps = 2
     # As many warps as have the registers for all loads of a row each.
@@ -64,11 +82,41 @@ def gate_up(shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool) -> Pr
         LOADS=_loads(shape, 20 if simple else 8),
         FEW_REGISTERS=int(not simple),
     )
-    return Program("gate_up", constants, (_ceil(shape.d_ff, warps), 1, 1), warps * 32)
+    grid = (_ceil(shape.d_ff, warps), 1, 1)
+    return Program("gate_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
+
+
+def gate_wants_tiles(shape: Shape, quantized: bool) -> bool:
+    """Whether `gate_up_tiles` is faster than `gate_up`."""
+    least = LEAST_TOKENS_OF_TILES if quantized else LEAST_TOKENS_OF_GATE_TILES
+    return shape.has_tiles and shape.tokens >= least
 
 
 @functools.cache
-def screened_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
+def gate_up_tiles(
+    shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool, follows: bool = False
+) -> Program:
+    """Steps (1) and (2) on tensor cores: a block for 8 neurons; see `Shape.has_tiles`."""
+    warps, neurons = 4, 8
+    constants = _constants(
+        shape,
+        GATE_FORMAT=gate,
+        UP_FORMAT=up,
+        HAS_UP=int(has_up),
+        UP_RELU=int(up_relu),
+        WARPS=warps,
+        BLOCKS=4,
+        LOADS=8,
+        FEW_REGISTERS=1,
+    )
+    grid = (_ceil(shape.d_ff, neurons), 1, 1)
+    return Program("gate_up_tiles", constants, grid, warps * 32, follows=shape.overlaps and follows)
+
+
+@functools.cache
+def screened_up(
+    shape: Shape, up: str, has_up: bool, up_relu: bool, follows: bool = False
+) -> Program:
     """Steps (1) and (2) behind a screen: small batches, so that more warps wait at a time."""
     warps = 2
     wide = shape.d_model > 4096
@@ -84,7 +132,8 @@ def screened_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
         FEW_REGISTERS=1,
         SCREEN_GROUP=SCREEN_GROUP,
     )
-    return Program("screened_up", constants, (_ceil(shape.d_ff, warps), 1, 1), warps * 32)
+    grid = (_ceil(shape.d_ff, warps), 1, 1)
+    return Program("screened_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
 
 
 @functools.cache
@@ -110,46 +159,69 @@ def sparse_down(
     shape: Shape, down: str, follows: bool, residual_float32: bool, float32_output: bool
 ) -> Program:
     """Step (3)."""
-    warps = 8
-    clusters = shape.capability >= (9, 0)
-    tile = min(8, shape.tokens)
-    # A warp reads pieces of rows of 8 * lanes values: as wide as leaves work for every multiprocessor.
-    lanes = 8 if shape.d_model < 1024 else 16 if tile > 1 or shape.d_model < 4096 else 32
-    unroll = {32: 6, 16: 4, 8: 2 if tile == 1 else 4}[lanes]
-    # 16 blocks of a cluster need a data-center GPU; 8 work everywhere.
-    largest = 16 if shape.capability in ((9, 0), (10, 0)) else 8
-    splits = 1 if not clusters else 8 if shape.d_model < 1024 else largest
+    by_tiles = down == "Dense" and shape.has_tiles and shape.tokens >= LEAST_TOKENS_OF_TILES
+    cut = _down_by_tiles(shape) if by_tiles else _down_by_rows(shape)
+    splits = cut["SPLITS"] = cut["SPLITS"] if shape.overlaps else 1
     share = _ceil(shape.d_ff, splits * RUN) * RUN
-    looks = min(_ceil(share, warps * 32), 4 if tile > 1 else 8)
+    at_once = cut["WARPS"] * 32 * (8 if by_tiles else 1)
+    cut["LOOKS"] = min(_ceil(share, at_once), cut["LOOKS"])
+    columns = cut["LANES"] * shape.vec
+    # As the structs `Shared` of csrc/down_rows.cuh and csrc/down_tiles.cuh have it.
+    listed = min(at_once * cut["LOOKS"], share)
+    list_bytes = (4 + shape.dtype.itemsize * cut["T_TILE"]) * listed
+    sums_bytes = 4 * cut["WARPS"] * cut["T_TILE"] * columns
+    arrivals_bytes = 4 * splits * _ceil(cut["T_TILE"] * columns, splits) + 16 if splits > 1 else 8
+    together = max(list_bytes, sums_bytes) if by_tiles else list_bytes + sums_bytes
+    shared_bytes = _ceil(together + arrivals_bytes + 4 * cut["WARPS"] + 16, 16) * 16
     constants = _constants(
         shape,
         DOWN_FORMAT=down,
-        WARPS=warps,
-        BLOCKS=2,
-        LANES=lanes,
-        UNROLL=unroll,
-        LOOKS=looks,
+        TILES=int(by_tiles),
         FEW_REGISTERS=0,
-        SPLITS=splits,
-        T_TILE=tile,
         RESIDUAL_FP32=int(residual_float32),
         OUTPUT_FP32=int(float32_output),
+        SHARED_BYTES=shared_bytes,
+        **cut,
     )
-    sums = tile * lanes * shape.vec
-    listed = min(warps * 32 * looks, share)
-    finished = _ceil(sums, splits)
-    floats = warps * sums + (splits * finished + 4 if splits > 1 else 0)
-    shared_bytes = 4 * (floats + listed + warps + 4) + shape.dtype.itemsize * tile * listed
-    shared_bytes = _ceil(shared_bytes, 16) * 16
     return Program(
         "sparse_down",
-        (*constants, ("SHARED_BYTES", shared_bytes)),
-        (splits, _ceil(shape.d_model, lanes * shape.vec), _ceil(shape.tokens, tile)),
-        warps * 32,
+        constants,
+        (splits, _ceil(shape.d_model, columns), _ceil(shape.tokens, cut["T_TILE"])),
+        cut["WARPS"] * 32,
         shared_bytes,
         cluster=splits,
-        follows=follows and clusters,
+        follows=shape.overlaps and follows,
     )
+
+
+def _down_by_rows(shape: Shape) -> dict[str, int]:
+    tile = min(8, shape.tokens)
+    # A warp reads pieces of rows of 8 * lanes values: as wide as leaves work for every multiprocessor.
+    lanes = 8 if shape.d_model < 1024 else 16 if tile > 1 or shape.d_model < 4096 else 32
+    # 16 blocks of a cluster need a data-center GPU; 8 work everywhere.
+    largest = 16 if shape.capability in DATA_CENTER else 8
+    return {
+        "WARPS": 8,
+        "BLOCKS": 2,
+        "LANES": lanes,
+        "UNROLL": {32: 6, 16: 4, 8: 2 if tile == 1 else 4}[lanes],
+        "LOOKS": 4 if tile > 1 else 8,
+        "SPLITS": 8 if shape.d_model < 1024 else largest,
+        "T_TILE": tile,
+    }
+
+
+def _down_by_tiles(shape: Shape) -> dict[str, int]:
+    many = shape.tokens > 8
+    return {
+        "WARPS": 4,
+        "BLOCKS": 3 if many else 4,
+        "LANES": 8,
+        "UNROLL": 2 if many else 3,
+        "LOOKS": 1,
+        "SPLITS": 16 if many and shape.capability in DATA_CENTER else 8,
+        "T_TILE": shape.tokens,
+    }
 
 
 def _loads(shape: Shape, most: int) -> int:
