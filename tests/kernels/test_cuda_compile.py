@@ -38,7 +38,7 @@ def test_every_source_compiles(shape, capability):
     shape = Shape(*shape, capability)
     found = [
         programs.gate_up(shape, "Dense", "Dense", True, False),
-        programs.gate_up(shape, "Dense", "Dense", False, False),
+        programs.gate_up(shape, "Dense", "Dense", False, False, follows=True),
         programs.sparse_up(shape, "Dense", True, True),
         programs.sparse_down(shape, "Dense", True, False, False),
         programs.sparse_down(shape, "Dense", False, True, True),
@@ -46,12 +46,13 @@ def test_every_source_compiles(shape, capability):
     if shape.has_tiles:
         found += [
             programs.gate_up_tiles(shape, "Dense", "Dense", True, False),
-            programs.gate_up_tiles(shape, "Int4<32>", "Int8<64>", True, True),
+            programs.gate_up_tiles(shape, "Int4<32>", "Int8<64>", True, True, follows=True),
         ]
     if shape.vec == 8 and shape.d_model % 64 == 0:
         found += [
             programs.gate_up(shape, "Int4<64>", "Int8<32>", True, False),
             programs.screened_up(shape, "Dense", True, False),
+            programs.screened_up(shape, "Dense", True, False, follows=True),
             programs.sparse_down(shape, "Int4<64>", True, False, False),
         ]
     for program in found:

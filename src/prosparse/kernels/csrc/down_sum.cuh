@@ -26,8 +26,7 @@ struct Outputs {
   u64 at[OUTPUTS];
   bool mine[OUTPUTS];
 
-  // Bias and residual are read early: at the end, nothing would hide the wait for them.
-  __device__ __forceinline__ void begin(Arrivals& arrivals, int split, int first_column, int first_token, const X* b, const void* r) {
+  __device__ __forceinline__ void begin(Arrivals& arrivals, int split, int first_column, int first_token) {
 #if SPLITS > 1
     const int finished_here = min(FINISHED, max(SUMS - split * FINISHED, 0));
     arrivals.mailbox.open(SPLITS * finished_here * sizeof(float));
@@ -38,7 +37,14 @@ struct Outputs {
       const int token = first_token + i / COLUMNS, column = first_column + i % COLUMNS;
       mine[j] = finished < FINISHED && i < SUMS && token < T && column < D;
       at[j] = static_cast<u64>(token) * D + column;
-      bias[j] = mine[j] && b ? to_float(b[column]) : 0.0f;
+    }
+  }
+
+  // Bias and residual are read before the rows: at the end, nothing would hide the wait for them.
+  __device__ __forceinline__ void read(const X* b, const void* r) {
+#pragma unroll
+    for (int j = 0; j < OUTPUTS; ++j) {
+      bias[j] = mine[j] && b ? to_float(b[at[j] % D]) : 0.0f;
 #if RESIDUAL_FP32
       residual[j] = mine[j] && r ? static_cast<const float*>(r)[at[j]] : 0.0f;
 #else

@@ -40,22 +40,32 @@ __device__ __forceinline__ X from_float(float v) { return v; }
 // What the value becomes when a transformers model stores it between two operations.
 __device__ __forceinline__ float rounded(float v) { return to_float(from_float(v)); }
 
+// FOLLOWS: the kernel may start while the one before still writes its activations, and reads weights
+// until that is done. Activations are then no read-only data, and loads of weights keep their place.
+#if FOLLOWS
+#define READ_ONLY
+#define LD_GLOBAL "ld.global"
+#else
+#define READ_ONLY __restrict__
+#define LD_GLOBAL "ld.global.nc"
+#endif
+
 // Weights are read once: they shall not push x out of L1.
 __device__ __forceinline__ void load_once(const void* p, uint4& v) {
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile(LD_GLOBAL ".L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, uint2& v) {
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  asm volatile(LD_GLOBAL ".L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, u32& v) {
-  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  asm volatile(LD_GLOBAL ".L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, float& v) {
-  asm volatile("ld.global.nc.L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
+  asm volatile(LD_GLOBAL ".L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, u16& v) {
-  asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
+  asm volatile(LD_GLOBAL ".L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
 }
 
 __device__ __forceinline__ void unpack_pair(u32 pair, float& low, float& high) {
@@ -158,13 +168,12 @@ struct Int4 {
 #endif
 
 #if VEC == 8
-// 16 bytes of activations, through L1; not as read-only data, since the kernel before may still be
-// writing them when this one starts. FEW_REGISTERS keeps the compiler from loading them long before
+// 16 bytes of activations, through L1. FEW_REGISTERS keeps the compiler from loading them long before
 // their use, where registers are better spent on more warps.
 __device__ __forceinline__ uint4 load_cached(const X* p) {
 #if FEW_REGISTERS
   uint4 v;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile(LD_GLOBAL ".v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 #else
   return *reinterpret_cast<const uint4*>(p);

@@ -10,12 +10,13 @@
 typedef GATE_FORMAT GateFormat;
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-gate_up(const X* x, const void* __restrict__ gate, const void* __restrict__ gate_scales,
+gate_up(const X* READ_ONLY x, const void* __restrict__ gate, const void* __restrict__ gate_scales,
         const X* __restrict__ gate_bias, const void* __restrict__ up, const void* __restrict__ up_scales,
         const X* __restrict__ up_bias, X* __restrict__ x1, float threshold, float shift) {
   const Activation activation{threshold, shift};
   const int lane = threadIdx.x & 31;
   const int f = blockIdx.x * WARPS + (threadIdx.x >> 5);
+  let_next_kernel_start();
   if (f >= F) return;
 
   float value[T];

@@ -10,7 +10,7 @@
 static_assert(T * NEURONS <= THREADS, "each thread finishes one output");
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-gate_up_tiles(const X* x, const void* __restrict__ gate, const void* __restrict__ gate_scales,
+gate_up_tiles(const X* READ_ONLY x, const void* __restrict__ gate, const void* __restrict__ gate_scales,
               const X* __restrict__ gate_bias, const void* __restrict__ up, const void* __restrict__ up_scales,
               const X* __restrict__ up_bias, X* __restrict__ x1, float threshold, float shift) {
   __shared__ float partial[WARPS][TOKENS][NEURONS];
@@ -20,6 +20,7 @@ gate_up_tiles(const X* x, const void* __restrict__ gate, const void* __restrict_
   const int token = threadIdx.x / NEURONS, neuron = threadIdx.x % NEURONS, f = first + neuron;
   const bool mine = token < T && f < F;
   if (threadIdx.x == 0) needed = 0;
+  let_next_kernel_start();
 
   const u32 there = first + NEURONS <= F ? 0xffu : 0xffu >> (first + NEURONS - F);
   float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};

@@ -7,26 +7,20 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;  // the same bits in every lane: each step adds the same two numbers
 }
 
-// Programmatic dependent launch: the next kernel's blocks may take their places now ...
+// Programmatic dependent launch: the next kernel's blocks may take their places once all of this one's
+// have theirs ...
 __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
-// ... and wait here until everything the kernel before has written can be seen.
+// ... and wait here until everything the kernel before has written can be seen. Before that they may
+// read weights, which no kernel just before writes (`weights_ready` of the operators).
 __device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
+#if FOLLOWS && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-}
-
-// Between a kernel's first loads of weights and all else. Weights are not written by the kernel before
-// (`weights_ready` of the operators), so they may be on their way while it still runs; and the next
-// kernel starts only when all before this one is done.
-__device__ __forceinline__ void weights_are_on_their_way() {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
 }
 
 #if __CUDA_ARCH__ >= 900

@@ -29,7 +29,7 @@ struct Screen {
         load_once(scales + f * (D / SCREEN_GROUP) + column / SCREEN_GROUP, scale[p]);
       }
     }
-    weights_are_on_their_way();
+    wait_for_previous_kernel();
 #pragma unroll
     for (int t = 0; t < T; ++t) dot[t] = squares[t] = 0.0f;
 #pragma unroll
@@ -64,13 +64,14 @@ struct Screen {
 };
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-screened_up(const X* x, const u8* __restrict__ screen_values, const u16* __restrict__ screen_scales,
+screened_up(const X* READ_ONLY x, const u8* __restrict__ screen_values, const u16* __restrict__ screen_scales,
             const float* __restrict__ screen_bound, const void* __restrict__ gate, const X* __restrict__ gate_bias,
             const void* __restrict__ up, const void* __restrict__ up_scales, const X* __restrict__ up_bias,
             X* __restrict__ x1, float threshold, float cut) {
   const Activation activation{threshold, 0.0f};
   const int lane = threadIdx.x & 31;
   const int f = blockIdx.x * WARPS + (threadIdx.x >> 5);
+  let_next_kernel_start();
   if (f >= F) return;
   Screen screen;
   screen.run(screen_values, screen_scales, f, x, lane);

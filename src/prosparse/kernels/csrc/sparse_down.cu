@@ -24,15 +24,16 @@ __device__ __forceinline__ int neuron(int i, int split) { return (i / RUN * SPLI
 static_assert(sizeof(Shared) <= SHARED_BYTES, "the launch asks for too little shared memory");
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-sparse_down(const X* x1, const void* __restrict__ down, const void* __restrict__ scales,
-            const X* __restrict__ bias, const void* __restrict__ residual, void* __restrict__ y) {
+sparse_down(const X* READ_ONLY x1, const void* __restrict__ down, const void* __restrict__ scales,
+            const X* __restrict__ bias, const void* READ_ONLY residual, void* __restrict__ y) {
   extern __shared__ float4 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int split = blockIdx.x, first_column = blockIdx.y * COLUMNS, first_token = blockIdx.z * T_TILE;
   Outputs outputs;
-  outputs.begin(shared.arrivals, split, first_column, first_token, bias, residual);
+  outputs.begin(shared.arrivals, split, first_column, first_token);
   Sums sums;
   wait_for_previous_kernel();
+  outputs.read(bias, residual);
 #pragma unroll 1
   for (int first = 0; first < SHARE; first += ROUND) {
     if (first) __syncthreads();  // the list is still being read

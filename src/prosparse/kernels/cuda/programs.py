@@ -81,6 +81,7 @@ def gate_up(
         BLOCKS=blocks,
         LOADS=_loads(shape, 20 if simple else 8),
         FEW_REGISTERS=int(not simple),
+        FOLLOWS=int(shape.overlaps and follows),
     )
     grid = (_ceil(shape.d_ff, warps), 1, 1)
     return Program("gate_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
@@ -108,6 +109,7 @@ def gate_up_tiles(
         BLOCKS=4,
         LOADS=8,
         FEW_REGISTERS=1,
+        FOLLOWS=int(shape.overlaps and follows),
     )
     grid = (_ceil(shape.d_ff, neurons), 1, 1)
     return Program("gate_up_tiles", constants, grid, warps * 32, follows=shape.overlaps and follows)
@@ -131,6 +133,7 @@ def screened_up(
         LOADS=_loads(shape, 8),
         FEW_REGISTERS=1,
         SCREEN_GROUP=SCREEN_GROUP,
+        FOLLOWS=int(shape.overlaps and follows),
     )
     grid = (_ceil(shape.d_ff, warps), 1, 1)
     return Program("screened_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
@@ -150,6 +153,7 @@ def sparse_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
         LOADS=_loads(shape, 16 if shape.tokens == 1 else 8),
         FEW_REGISTERS=0,
         SLICE=slice_,
+        FOLLOWS=0,
     )
     return Program("sparse_up", constants, (_ceil(shape.d_ff, slice_), 1, 1), warps * 32)
 
@@ -181,6 +185,7 @@ def sparse_down(
         RESIDUAL_FP32=int(residual_float32),
         OUTPUT_FP32=int(float32_output),
         SHARED_BYTES=shared_bytes,
+        FOLLOWS=int(shape.overlaps and follows),
         **cut,
     )
     return Program(
