@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prosparse.errors import UserError
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
+    from prosparse.model.quantized import quantize
     from prosparse.model.relufy import relufy
     from prosparse.pipeline.run import sparsify
     from prosparse.reporting.page import report
@@ -36,6 +37,7 @@ _VERBS = {
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
     "measure": "prosparse.measurement.run",
+    "quantize": "prosparse.model.quantized",
     "relufy": "prosparse.model.relufy",
     "report": "prosparse.reporting.page",
     "sparsify": "prosparse.pipeline.run",
@@ -52,6 +54,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "measure",
+    "quantize",
     "relufy",
     "report",
     "sparsify",

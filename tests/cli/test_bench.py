@@ -9,6 +9,7 @@ import torch
 
 from prosparse.benchmarking import ops
 from prosparse.benchmarking.contenders import contenders
+from prosparse.kernels import reference
 from prosparse.records.files import read_record
 
 OPS = ("bench", "ops", "--shape", "64x192", "--device", "cpu", "--quick")
@@ -82,8 +83,21 @@ def test_decode_of_a_checkpoint_says_what_sparsity_buys(prosparse, relu_checkpoi
     assert result.code == 0, result.err
     assert "Sparsity buys " in result.out
     assert "4 equal" in result.out
+    assert "\nExact: 4 tokens, logits within " in result.out
     assert f"Wrote {out}/report.html" in result.out
     assert read_record(out).kind == "bench_decode"
+
+
+def test_a_decode_that_is_not_exact_ends_with_code_1(prosparse, relu_checkpoint, monkeypatch):
+    right = reference.gate_up
+    monkeypatch.setattr(reference, "gate_up", lambda *given: right(*given) + 1e-9)
+    result = prosparse(
+        "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
+        "--quick",
+    )  # fmt: skip
+    assert result.code == 1
+    assert "\nNOT exact (sparse): 4 tokens" in result.out
+    assert "no sparse decode was timed" in result.out
 
 
 def test_decode_refuses_a_dense_model(prosparse, checkpoint):

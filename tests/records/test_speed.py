@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from prosparse.records.speed import DecodeRow, LimitPoint, OpsRow, SpeedLimit, TokenCheck
+from prosparse.records.speed import (
+    DecodeRow,
+    ExactnessCheck,
+    LimitPoint,
+    OpsRow,
+    SpeedLimit,
+    TokenCheck,
+)
 
 OPS = OpsRow(
     shape="llama2-7b",
@@ -61,8 +68,26 @@ def test_what_is_neither_attention_nor_rest_is_ffn():
     assert DECODE.tokens_per_second == pytest.approx(250)
     assert dataclasses.replace(DECODE, attention_ms=None).ffn_ms is None
     assert dataclasses.replace(DECODE, ms=None).tokens_per_second is None
+    assert not DECODE.is_wrong
+    assert dataclasses.replace(DECODE, ms=None).is_wrong
 
 
 @pytest.mark.parametrize(("margin", "is_wrong"), [(0.0, False), (0.05, False), (0.06, True), (math.nan, True)])  # fmt: skip
 def test_a_margin_beyond_rounding_is_wrong(margin, is_wrong):
     assert TokenCheck(128, 3, margin, 0.05).is_wrong is is_wrong
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_wrong"),
+    [
+        ({}, False),
+        ({"logit_difference": 0.25, "num_differing": 9, "farthest": 1.0}, False),
+        ({"logit_difference": 0.26}, True),
+        ({"logit_difference": math.nan}, True),
+        ({"num_differing": 1, "farthest": 1.1}, True),
+        ({"num_differing": 1, "farthest": math.nan}, True),
+    ],
+)
+def test_exact_is_what_rounding_explains(fields, is_wrong):
+    check = ExactnessCheck("sparse", 128, 0.11, 0.25, 1000, 0, 0.0)
+    assert dataclasses.replace(check, **fields).is_wrong is is_wrong

@@ -10,6 +10,7 @@ from prosparse.records.speed import (
     BenchedShape,
     DecodeRow,
     DecodeSpeedRecord,
+    ExactnessCheck,
     LimitPoint,
     NotRun,
     OpsRow,
@@ -18,6 +19,7 @@ from prosparse.records.speed import (
     TokenCheck,
 )
 from prosparse.reporting.page import render_report
+from prosparse.reporting.speed_exactness import exactness_grid, exactness_text
 from prosparse.reporting.speed_grids import (
     DECODE_HEADER,
     DECODE_WIDTHS,
@@ -133,7 +135,18 @@ def decode_record():
         clocks={},
         seconds=120.0,
         provenance=PROVENANCE,
+        exactness=(
+            ExactnessCheck("sparse", 128, 0.06, 0.25, 44_736_512, 0, 0.0),
+            ExactnessCheck("screened", 128, 0.11, 0.25, 44_736_512, 0, 0.0),
+        ),
+        bound_method="Twice what float32 gives.",
     )
+
+
+def with_check(record, **fields):
+    """The record with something else in its second check."""
+    first, second = record.exactness
+    return dataclasses.replace(record, exactness=(first, dataclasses.replace(second, **fields)))
 
 
 def texts(svg):
@@ -157,6 +170,32 @@ def test_the_page_of_a_decode_benchmark(run_folder, decode_record):
     assert html.count("<svg") == 1
     assert "By leaving parts out." in markdown
     assert "| **sparse, our loop** |" in markdown
+    assert "| screened | 128 | 0.11 | 0.25 | 44,736,512 | 0 | 0 |" in markdown
+    assert "Twice what float32 gives." in markdown
+
+
+def test_a_record_without_an_exactness_check_has_no_table_of_it(run_folder, decode_record):
+    _, markdown = render_report(run_folder(dataclasses.replace(decode_record, exactness=())))
+    assert "## Tokens a second" in markdown
+    assert "Exactness" not in markdown
+
+
+def test_exactness_in_a_sentence(decode_record):
+    assert exactness_text(decode_record) == (
+        "Exact: 128 tokens, logits within 0.11 (0.25 allowed), 0 of 89.5M neurons on the other "
+        "side of zero."
+    )
+    ties = with_check(decode_record, num_differing=3, farthest=0.2)
+    assert exactness_text(ties).endswith(
+        "3 of 89.5M neurons on the other side of zero (by float64 at most 0.2 of what rounding explains)."
+    )
+    assert exactness_text(dataclasses.replace(decode_record, exactness=())) == ""
+
+
+def test_what_is_not_exact_is_named(decode_record):
+    wrong = with_check(decode_record, logit_difference=3.0)
+    assert exactness_text(wrong).startswith("NOT exact (screened): 128 tokens, logits within 3 (")
+    assert [row[0] for row in exactness_grid(wrong).rows] == ["sparse", "screened: WRONG"]
 
 
 def test_cells_of_a_right_and_a_wrong_row():
@@ -185,8 +224,9 @@ def test_widths_fit_the_headers():
 
 def test_checks_in_words():
     assert check_text(TokenCheck(128, None, 0.0, 0.05)) == "128 equal"
-    assert check_text(TokenCheck(128, 7, 0.02, 0.05)) == "tie at 7, margin 0.02"
-    assert check_text(TokenCheck(128, 7, 0.9, 0.05)) == "WRONG at 7, margin 0.9"
+    tie, wrong = TokenCheck(128, 7, 0.02, 0.05), TokenCheck(128, 7, 0.9, 0.05)
+    assert check_text(tie) == "7 of 128 equal, then a tie (0.02)"
+    assert check_text(wrong) == "7 of 128 equal, then WRONG (0.9)"
 
 
 def test_the_headline_of_operators_is_about_the_known_sparsity(ops_record):
@@ -217,7 +257,7 @@ def test_a_decode_without_sparse_rows_claims_nothing(decode_record):
     wrong = decoding("sparse, our loop", None, 8067.0, check=TokenCheck(128, 3, 0.9, 0.05))
     record = dataclasses.replace(decode_record, rows=(*decode_record.rows[:2], wrong))
     assert "no sparse decode was timed" in headline(record)
-    assert "WRONG tokens, and so no time: sparse, our loop" in headline(record)
+    assert "WRONG, and so without a time: sparse, our loop" in headline(record)
     assert decode_grid(record).marked is None
     tiles(record)
 

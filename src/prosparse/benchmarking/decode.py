@@ -19,18 +19,20 @@ from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.ops import DTYPES
 from prosparse.benchmarking.shapes import Shape, model_shape
 from prosparse.benchmarking.timing import Repeats, Stopwatch
+from prosparse.benchmarking.tinygemm import quantize_attention
 from prosparse.data.sources import Source
 from prosparse.data.windows import windows
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, provenance
 from prosparse.model.ffn import ffns
+from prosparse.model.quantized import plan_bits, quantize_ffns
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import DecodeSpeedRecord
 from prosparse.runtime.eligible import eligible_ffns
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RANDOM_PROMPT = 32  # tokens
 DATA_PROMPT = 64
@@ -49,6 +51,7 @@ def bench_decode(
     data: str | Path | None = None,
     tokens: int = 128,
     dtype: str | None = None,
+    weight_bits: int | None = None,
     compiled: bool = True,
     quick: bool = False,
     device: str = "auto",
@@ -58,7 +61,7 @@ def bench_decode(
     trust_remote_code: bool = False,
     on_row: OnRow | None = None,
 ) -> DecodeSpeedRecord:
-    """Time the decode of one token, dense and sparse, each way's tokens checked first.
+    """Time the decode of one token, dense and sparse, each way shown to be exact first.
 
     Args:
         model: Folder, GGUF file or hub id of a ReLU model; None makes one with random weights.
@@ -70,6 +73,9 @@ def bench_decode(
         tokens: New tokens, >= 2; the end-of-text token does not end them.
         dtype: `bfloat16`, `float16` or `float32`; None is the checkpoint's own, and bfloat16 for
             random weights.
+        weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 and bfloat16 the
+            projections of attention too, by PyTorch's own int4 layer. Of a `model`, FFN projections
+            that the prompt shows not to bear it stay in more (`plan_bits`).
         compiled: Also run what torch.compile makes; on a GPU only.
         quick: At most 16 tokens, one timed run.
         device: `auto`, `cpu`, `cuda`, ...
@@ -80,7 +86,7 @@ def bench_decode(
         on_row: Called with each row as it is measured.
 
     Returns:
-        The record. A row whose tokens were wrong has no time.
+        The record. A row whose tokens, logits or zeros were wrong has no time.
 
     Raises:
         UserError: The model is not sparse or cannot be loaded, an option is out of range, or `out`
@@ -94,7 +100,7 @@ def bench_decode(
     if out is not None:
         refuse_existing(Path(out), overwrite)
     num_tokens = min(tokens, QUICK_TOKENS) if quick else tokens
-    _check_options(num_tokens, sparsity, dtype)
+    _check_options(num_tokens, sparsity, dtype, weight_bits)
     if model is None and not (prompt is None and data is None):
         raise UserError(
             "--prompt and --data are for a MODEL to go on from; random weights get none."
@@ -111,12 +117,14 @@ def bench_decode(
         ids = _read_prompt(tokenizer, prompt, data)
         network = load(model, dtype=wanted, device=where, trust_remote_code=trust_remote_code)
     eligible_ffns(network)  # a dense model is refused before anything slow
+    if weight_bits is not None:
+        _quantize(network, weight_bits, None if model is None else ids.to(where))
     runs = QUICK_RUNS if quick else RUNS
     runner = DecodeRunner(network, ids.to(where), num_tokens, runs, on_row or (lambda row: None))
     limit = measure_limit(where, Stopwatch(where, Repeats(2, 9)))
     with torch.no_grad(), endless(network):
         runner.prepare()
-        entrants = decode_contenders(where, compiled)
+        entrants = decode_contenders(where, compiled, weight_bits)
         breakdown = runner.take_apart(entrants)
         for contender in entrants:
             runner.run(contender)
@@ -131,6 +139,7 @@ def bench_decode(
         dtype=str(network.dtype).removeprefix("torch."),
         prompt_tokens=ids.shape[1],
         new_tokens=num_tokens,
+        weight_bits=weight_bits,
         asked_sparsity=sparsity if model is None else None,
         sparsity=sum(layers) / len(layers),
         layer_sparsity=layers,
@@ -139,6 +148,8 @@ def bench_decode(
         limit=limit,
         rows=with_speedups(runner.rows),
         not_run=tuple(runner.not_run),
+        exactness=tuple(runner.exactness.values()),
+        bound_method=runner.dense.bound_method,
         num_repeats=runs,
         breakdown=breakdown,
         clocks=read_clocks(where),
@@ -170,7 +181,23 @@ def _read_prompt(
     return ids
 
 
-def _check_options(tokens: int, sparsity: float, dtype: str | None) -> None:
+def _quantize(network: PreTrainedModel, bits: int, calibration: Tensor | None) -> None:
+    """Quantize the FFNs, and for tinygemm's 4 bits attention; random weights bear anything."""
+    if bits == 4 and network.dtype != torch.bfloat16:
+        raise UserError(
+            f"--weight-bits 4 is compared with PyTorch's int4 layer, which takes bfloat16; found "
+            f"{str(network.dtype).removeprefix('torch.')}: give --dtype bfloat16."
+        )
+    quantize_ffns(network, bits if calibration is None else plan_bits(network, calibration, bits))
+    if bits == 4:
+        quantize_attention(network)
+
+
+def _check_options(
+    tokens: int, sparsity: float, dtype: str | None, weight_bits: int | None
+) -> None:
+    if weight_bits not in (None, 4, 8):
+        raise UserError(f"--weight-bits must be 4 or 8; found {weight_bits}.")
     if tokens < 2:
         raise UserError(f"--tokens must be at least 2; found {tokens}.")
     if not 0 <= sparsity <= 1:

@@ -16,6 +16,7 @@ import torch
 
 from prosparse.benchmarking.decode_model import Traffic
 from prosparse.benchmarking.decode_runs import Decode, loop_decode, stock_decode
+from prosparse.benchmarking.tinygemm import dense_int4_ffns
 from prosparse.runtime.accelerate import accelerate
 from prosparse.runtime.decode import Decoder
 
@@ -42,14 +43,20 @@ class DecodeContender:
     is_compiled: bool = False
     is_own_loop: bool = False
     """Runs in the loop whose attention and rest are timed apart."""
+    is_own_judge: bool = False
+    """Has weights of its own rounding: its tokens are judged by the model as it set it up."""
 
 
-def decode_contenders(device: torch.device, compiled: bool) -> list[DecodeContender]:
+def decode_contenders(
+    device: torch.device, compiled: bool, weight_bits: int | None = None
+) -> list[DecodeContender]:
     """Return all that can take part on a device, dense ones first.
 
     Args:
         device: On a CPU nothing is compiled or captured.
         compiled: Also those made by torch.compile.
+        weight_bits: Of quantized FFNs: there is nothing to screen then, and their dense baseline is
+            PyTorch's own int4 layer; it has none for 8 bits.
     """
     compiled = compiled and device.type == "cuda"
     found = [
@@ -73,6 +80,20 @@ def decode_contenders(device: torch.device, compiled: bool) -> list[DecodeConten
             "screened, our loop, compiled", _sparse(True, True), Traffic.screened, is_compiled=True
         ),
     ]  # fmt: skip
+    if weight_bits is not None:
+        # A dense product of dequantized weights is what prompts use, and no baseline for decoding.
+        found = [c for c in found if not c.is_dense and "screened" not in c.name]
+    if weight_bits == 4:
+        found = [
+            DecodeContender(
+                "dense int4, our loop", _tinygemm(False), _dense_mb, True, is_own_judge=True
+            ),
+            DecodeContender(
+                "dense int4, our loop, compiled", _tinygemm(True), _dense_mb,
+                True, is_compiled=True, is_own_judge=True,
+            ),
+            *found,
+        ]  # fmt: skip
     return [contender for contender in found if compiled or not contender.is_compiled]
 
 
@@ -108,6 +129,15 @@ def _sparse(compiled: bool, screened: bool = False) -> Setup:
             accelerate(model, max_tokens=1, screened=screened),
             own_loop(compiled)(model, max_length) as decode,
         ):
+            yield decode
+
+    return setup
+
+
+def _tinygemm(compiled: bool) -> Setup:
+    @contextlib.contextmanager
+    def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
+        with dense_int4_ffns(model), own_loop(compiled)(model, max_length) as decode:
             yield decode
 
     return setup

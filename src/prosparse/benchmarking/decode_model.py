@@ -8,6 +8,7 @@ gets the FATReLU threshold that cuts the wanted share of its own pre-activations
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.benchmarking.shapes import Shape
+from prosparse.benchmarking.tinygemm import TinyGemmLinear
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU
 from prosparse.model.ffn import FFN, ffns
+from prosparse.model.quantized import QuantizedLinear
 from prosparse.model.tap import tap
 
 if TYPE_CHECKING:
@@ -164,21 +167,32 @@ def traffic(model: PreTrainedModel) -> Traffic:
 
     The input embedding is a table of which one row is read, unless it is the output head too.
     """
-    weights = {p.data_ptr(): p for p in model.parameters()}
-    total = sum(p.numel() * p.element_size() for p in weights.values())
+    packed = [m for m in model.modules() if isinstance(m, QuantizedLinear | TinyGemmLinear)]
+    tensors = itertools.chain(model.parameters(), *(module.buffers() for module in packed))
+    weights = {tensor.data_ptr(): tensor for tensor in tensors}
+    total = sum(t.numel() * t.element_size() for t in weights.values())
     table = model.get_input_embeddings().get_parameter("weight")
     head = model.get_output_embeddings()
     is_tied = head is not None and head.get_parameter("weight").data_ptr() == table.data_ptr()
     if not is_tied:
         total -= table.numel() * table.element_size()
-    gate, rest, numel = 0, 0, 0
+    gate, rest, numel = 0.0, 0.0, 0
     for ffn in ffns(model):
-        parts = ffn.weights()
-        first = parts.pop("gate_proj") if ffn.is_gated else parts.pop("up_proj")
-        gate += first.numel() * first.element_size()
-        numel += first.numel()
-        rest += sum(part.numel() * part.element_size() for part in parts.values())
+        family = ffn.family
+        up, down = (_num_bytes(ffn.module.get_submodule(name)) for name in (family.up, family.down))
+        if family.gate:
+            first, others = _num_bytes(ffn.module.get_submodule(family.gate)), up + down
+        elif family.fused:
+            first, others = up / 2, up / 2 + down
+        else:
+            first, others = up, down
+        gate, rest, numel = gate + first, rest + others, numel + ffn.d_ff * ffn.d_model
     return Traffic(1e-6 * total, 1e-6 * gate, 1e-6 * rest, 1e-6 * numel)
+
+
+def _num_bytes(module: nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the contenders of the decode benchmark on one model: right tokens first, then times."""
+"""Run the contenders of the decode benchmark on one model: right results first, then times."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from prosparse.benchmarking.decode_check import DenseDecode, check_tokens, dense_decode
 from prosparse.benchmarking.decode_contenders import DecodeContender, own_loop
+from prosparse.benchmarking.decode_exactness import FFNTrace, check_exactness, trace_ffns
 from prosparse.benchmarking.decode_model import Traffic, layer_sparsity, traffic
 from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decoded, forget_compiled
 from prosparse.benchmarking.timing import Spread, spread
 from prosparse.errors import UserError
-from prosparse.records.speed import DecodeRow, NotRun
+from prosparse.records.speed import DecodeRow, ExactnessCheck, NotRun, TokenCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,6 +43,7 @@ class DecodeRunner:
     dense: DenseDecode
     layer_sparsity: tuple[float, ...]
     traffic: Traffic
+    _traces: list[FFNTrace]
 
     def __init__(
         self, model: PreTrainedModel, prompt: Tensor, num_tokens: int, runs: int, on_row: OnRow
@@ -50,11 +52,14 @@ class DecodeRunner:
         self._runs, self._on_row = runs, on_row
         self._apart: tuple[float, float] | None = None
         self.rows: list[DecodeRow] = []
+        self.exactness: dict[str, ExactnessCheck] = {}
+        """By kind of sparse contender."""
         self.not_run: list[NotRun] = []
 
     def prepare(self) -> None:
         """Decode with the dense model, and measure what those tokens leave inactive."""
         self.dense = dense_decode(self._model, self._prompt, self._num_tokens)
+        self._traces = trace_ffns(self._model, self._prompt, self.dense.tokens)
         fed = torch.tensor([self.dense.tokens[:-1]], device=self._prompt.device)
         ids = torch.cat([self._prompt, fed], dim=1)
         self.layer_sparsity = layer_sparsity(self._model, ids, fed.shape[1])
@@ -73,7 +78,7 @@ class DecodeRunner:
         return BREAKDOWN
 
     def run(self, contender: DecodeContender) -> None:
-        """Run a contender; it gets a time only if its tokens are right."""
+        """Run a contender; it gets a time only if its tokens, logits and zeros are right."""
         try:
             row = self._run(contender)
         except UserError as error:  # the loop or the kernels do not take this model, and say why
@@ -91,12 +96,13 @@ class DecodeRunner:
     def _run(self, contender: DecodeContender) -> DecodeRow:
         length = self._prompt.shape[1] + self._num_tokens
         with contender.setup(self._model, length) as decode:
+            exactness = None if contender.is_dense else self._check_exactness(contender)
             decode(self._prompt, self._num_tokens)  # compiles and captures
             runs = [decode(self._prompt, self._num_tokens) for _ in range(self._runs)]
-        texts = {tuple(run.tokens) for run in runs}
-        checks = [check_tokens(self._model, self._prompt, text, self.dense) for text in texts]
-        check = next((found for found in checks if found.is_wrong), checks[0])
-        times = None if check.is_wrong else _pooled(runs)
+            own_check = self._check_tokens(runs) if contender.is_own_judge else None
+        check = own_check or self._check_tokens(runs)
+        is_wrong = check.is_wrong or (exactness is not None and exactness.is_wrong)
+        times = None if is_wrong else _pooled(runs)
         attention, rest = self._apart if self._apart and contender.is_own_loop else (None, None)
         return DecodeRow(
             contender=contender.name,
@@ -110,6 +116,20 @@ class DecodeRunner:
             attention_ms=attention,
             rest_ms=rest,
         )
+
+    def _check_tokens(self, runs: Sequence[Decoded]) -> TokenCheck:
+        texts = {tuple(run.tokens) for run in runs}
+        checks = [check_tokens(self._model, self._prompt, text, self.dense) for text in texts]
+        return next((found for found in checks if found.is_wrong), checks[0])
+
+    def _check_exactness(self, contender: DecodeContender) -> ExactnessCheck:
+        """Check the model as the contender has set it up; loop and compilation make no kind."""
+        kind = contender.name.partition(",")[0]
+        if kind not in self.exactness:
+            self.exactness[kind] = check_exactness(
+                kind, self._model, self._prompt, self.dense, self._traces
+            )
+        return self.exactness[kind]
 
     def _bare_ms(self, compiled: bool, keep_attention: bool) -> float:
         length = self._prompt.shape[1] + self._num_tokens

@@ -116,6 +116,10 @@ def decode(
             help="Of the weights; left out: the checkpoint's own, bfloat16 for random ones.",
         ),
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(metavar="4|8", help="Quantize weights first, for dense and sparse alike."),
+    ] = None,
     no_compile: NoCompile = False,
     quick: Quick = False,
     seed: Seed = 0,
@@ -126,12 +130,14 @@ def decode(
 ) -> None:
     """Say what sparsity buys a model's decode on this machine, and why.
 
-    Greedy tokens are compared with those of the dense model before anything gets a time.
+    Before anything gets a time, its greedy tokens are compared with those of the dense model, and
+    the logits and zeros of the sparse decode with the dense ones on the same text.
 
     Example: `prosparse bench decode runs/demo/model --prompt "The for statement is used to"`
     """
     import prosparse as ps
     from prosparse.cli.live import LiveDecode, write
+    from prosparse.reporting.speed_exactness import exactness_text
     from prosparse.reporting.speed_summary import headline
 
     record = ps.bench_decode(
@@ -143,6 +149,7 @@ def decode(
         data=data,
         tokens=tokens,
         dtype=dtype,
+        weight_bits=weight_bits,
         compiled=not no_compile,
         quick=quick,
         device=device,
@@ -152,8 +159,8 @@ def decode(
         trust_remote_code=trust_remote_code,
         on_row=LiveDecode(),
     )
-    write(f"\n{record.breakdown}\n\n{headline(record)}")
-    _finish(out, record.not_run, any(row.check.is_wrong for row in record.rows))
+    write(f"\n{record.breakdown}\n\n{headline(record)}\n{exactness_text(record)}")
+    _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
 
 
 def _parse_counts(text: str) -> list[int]:

@@ -34,7 +34,7 @@ def quantize(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor
         raise ValueError(
             f"group_size must be 32, 64 or 128 and divide d_model {width}; found {group_size}."
         )
-    groups = weight.float().reshape(rows, -1, group_size)
+    groups = weight.float().contiguous().reshape(rows, -1, group_size)
     largest = 127 if bits == 8 else 7
     peak = groups.abs().amax(dim=-1, keepdim=True)
     # The scale is rounded first: values are then the nearest multiples of what is stored. A group

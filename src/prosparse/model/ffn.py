@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
 from prosparse.model.families import FAMILIES, Family
+from prosparse.model.quantized import QuantizedLinear
 from prosparse.model.structure import find_family
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class FFN:
     @property
     def d_model(self) -> int:
         """D, the width of the residual stream."""
-        return self.weights()["down_proj"].shape[0]
+        return _shape(self.down)[0]
 
     @property
     def d_ff(self) -> int:
         """F, the number of neurons."""
-        return self.weights()["down_proj"].shape[1]
+        return _shape(self.down)[1]
 
     @property
     def down(self) -> nn.Module:
@@ -66,6 +67,8 @@ class FFN:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the projections as views of the model's own parameters; nothing is copied.
+
+        Quantized ones are copies, with the values that they stand for.
 
         Returns:
             `up_proj` [F, D], `down_proj` [D, F], and `gate_proj` [F, D] when the FFN is gated.
@@ -112,7 +115,17 @@ def _view(index: int, layer: nn.Module, family: Family) -> FFN:
     return FFN(index, name, module, family)
 
 
+def _shape(projection: nn.Module) -> tuple[int, int]:
+    """Return (out, in)."""
+    if isinstance(projection, QuantizedLinear):
+        return projection.out_features, projection.in_features
+    rows, columns = _weight(projection).shape
+    return rows, columns
+
+
 def _weight(projection: nn.Module) -> Tensor:
     """Return the weight as [out, in]: gpt2's Conv1D stores [in, out]."""
+    if isinstance(projection, QuantizedLinear):
+        return projection.weight()
     weight = projection.get_parameter("weight")
     return weight.T if isinstance(projection, Conv1D) else weight

@@ -147,13 +147,38 @@ class TokenCheck:
     """Largest preference of the dense model's logits, on the contender's own text, for another
     token than the one it chose; 0 when the texts are equal."""
     bound: float
-    """Margins up to this are rounding: twice the largest difference between the dense model's
-    logits with a cache and in one pass."""
+    """Margins up to this are rounding; `DecodeSpeedRecord.bound_method` says how it was found."""
 
     @property
     def is_wrong(self) -> bool:
         """Whether a token was chosen that rounding cannot explain."""
         return not self.margin <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class ExactnessCheck:
+    """How a sparse decode compares with the dense one on the same text, before it is timed."""
+
+    kind: str
+    """`sparse`, `screened`: what the names of its contenders begin with."""
+    num_tokens: int
+    """Tokens of the dense model's own text that were fed one by one."""
+    logit_difference: float
+    """Largest absolute difference of a logit from the dense model's."""
+    logit_bound: float
+    """Differences up to this are rounding."""
+    num_neurons: int
+    """Neurons compared: FFN neurons of all layers and tokens, each side given the same input."""
+    num_differing: int
+    """Neurons that were zero on one side only."""
+    farthest: float
+    """How far the farthest of them is on the wrong side of its threshold, by its float64 sum, over
+    how far rounding a float32 sum can put it there; 0 where float64 agrees with the sparse side."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a logit or a zero differs by more than rounding."""
+        return not (self.logit_difference <= self.logit_bound and self.farthest <= 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +191,7 @@ class DecodeRow:
     """Made of stock transformers and torch parts alone."""
     check: TokenCheck
     ms: float | None
-    """Median milliseconds for a token; None when the tokens were wrong."""
+    """Median milliseconds for a token; None when its tokens, logits or zeros were wrong."""
     ms_p10: float | None
     ms_p90: float | None
     mb: float
@@ -177,6 +202,11 @@ class DecodeRow:
     """A step with neither: norms, residuals, embedding, head."""
     speedup: float | None = None
     """Time of the fastest dense contender over this one."""
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it did not compute what the dense model computes."""
+        return self.ms is None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -222,6 +252,12 @@ class DecodeSpeedRecord:
     clocks: dict[str, str]
     seconds: float
     provenance: Provenance
+    exactness: tuple[ExactnessCheck, ...] = ()
+    """One for each kind of sparse contender."""
+    bound_method: str = ""
+    """How far rounding may move a logit and how that was found, in a sentence."""
+    weight_bits: int | None = None
+    """Of quantized FFN weights; None for the dtype's own."""
     kind: Literal["bench_decode"] = "bench_decode"
 
     @property

@@ -36,7 +36,7 @@ DECODE_HEADER: Row = (
     "contender", "tokens/s", "ms/token", "p10 to p90", "x dense", "MB/token", "GB/s", "attention",
     "FFN", "rest", "tokens checked",
 )  # fmt: skip
-DECODE_WIDTHS = (34, 9, 9, 15, 8, 9, 7, 9, 9, 9, 30)
+DECODE_WIDTHS = (34, 9, 9, 15, 8, 9, 7, 9, 9, 9, 36)
 
 
 def ops_row(row: OpsRow) -> Row:
@@ -126,8 +126,9 @@ def check_text(check: TokenCheck) -> str:
     """Return how the tokens compare with the dense ones, in a few words."""
     if check.first_difference is None:
         return f"{check.num_tokens} equal"
-    verdict = "WRONG" if check.is_wrong else "tie"
-    return f"{verdict} at {check.first_difference}, margin {check.margin:.1g}"
+    verdict = "WRONG" if check.is_wrong else "a tie"
+    equal = f"{check.first_difference} of {check.num_tokens} equal"
+    return f"{equal}, then {verdict} ({check.margin:.1g})"
 
 
 def _mb(value: float) -> str:

@@ -9,6 +9,7 @@ from prosparse.records.speed import DecodeSpeedRecord, OpsRow, OpsSpeedRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import percent
 from prosparse.reporting.sections import Section, sections
+from prosparse.reporting.speed_exactness import exactness_grid, exactness_text
 from prosparse.reporting.speed_grids import (
     STEPS,
     decode_grid,
@@ -48,6 +49,8 @@ def _(record: DecodeSpeedRecord, log: Log) -> list[Section]:
         ("layer", "sparsity"),
         tuple((str(i), percent(share)) for i, share in enumerate(record.layer_sparsity)),
     )
+    text = f"{exactness_text(record)} {record.bound_method}"
+    exactness = [Section("Exactness", text, grid=exactness_grid(record))]
     return [
         Section(
             "Tokens a second",
@@ -55,6 +58,7 @@ def _(record: DecodeSpeedRecord, log: Log) -> list[Section]:
             decode_parts(record) if any(row.ms is not None for row in record.rows) else "",
             decode_grid(record),
         ),
+        *(exactness if record.exactness else []),
         Section("Sparsity of the decoded tokens, by layer", grid=layers, is_folded=True),
         *_limit_sections(record),
     ]

@@ -48,8 +48,8 @@ def _(record: DecodeSpeedRecord) -> str:
         f"{percent(share, 0)} of the bytes that a dense step reads are FFN, and "
         f"{percent(record.sparsity, 1)} of the neurons were inactive"
     )
-    wrong = [row.contender for row in record.rows if row.check.is_wrong]
-    warning = f" WRONG tokens, and so no time: {listing(wrong)}." if wrong else ""
+    wrong = [row.contender for row in record.rows if row.is_wrong]
+    warning = f" WRONG, and so without a time: {listing(wrong)}." if wrong else ""
     if dense is None or sparse is None:
         return f"{bytes_text[0].upper()}{bytes_text[1:]}; no sparse decode was timed.{warning}"
     ceiling = record.dense_mb / sparse.mb
@@ -114,6 +114,9 @@ def speed_notes(record: OpsSpeedRecord | DecodeSpeedRecord) -> list[str]:
         "its text parts from the dense one, every token is judged on its own text: the margin is by "
         "how much the dense logits prefer another token at most. A tie within rounding is right, "
         "anything else has no time.",
+        "Every sparse decode was held against the dense one on the dense model's own text, token by "
+        "token: its logits, and for the same input of each FFN the neurons that are zero. A neuron "
+        "that differs is judged by its sum in float64; what rounding cannot explain has no time.",
         "MB/token counts weights that a token must read, at the measured sparsity; the key-value "
         "cache is not in it.",
         limit,

@@ -11,8 +11,14 @@ from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
+from prosparse.model.quantized import QuantizedLinear
 from prosparse.runtime.eligible import eligible_ffns, projections
-from prosparse.runtime.neuron_major import is_neuron_major, make_neuron_major, make_row_major
+from prosparse.runtime.neuron_major import (
+    is_neuron_major,
+    make_neuron_major,
+    make_row_major,
+    rows_by_neuron,
+)
 from prosparse.runtime.sparse_ffn import build_screen, is_swapped, swap_in, swap_out
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 # Tokens at once up to which skipping neurons pays: with more, few neurons are zero for all of them, and
 # dense products have tensor cores.
-DEFAULT_MAX_TOKENS = 4
+DEFAULT_MAX_TOKENS = 8
 
 
 class Accelerated:
@@ -174,9 +180,15 @@ def _refuse_screen(found: list[FFN]) -> None:
                 f"A screen needs a d_model that is a multiple of {GROUP_SIZE}; that of {ffn.name} is "
                 f"{ffn.d_model}. Accelerate without it."
             )
+        gate = ffn.module.get_submodule(ffn.family.gate or ffn.family.up)
+        if isinstance(gate, QuantizedLinear):
+            raise UserError(
+                f"The gate of {ffn.name} is quantized, and as small as a screen of it would be; "
+                "accelerate without one."
+            )
         if isinstance(ffn.activation, ShiftedReLU):
             raise UserError("A screen is for ReLU and FATReLU, not for shifted ReLU.")
 
 
 def _device(ffn: FFN) -> torch.device:
-    return ffn.weights()["down_proj"].device
+    return rows_by_neuron(ffn.down, is_down=True).device

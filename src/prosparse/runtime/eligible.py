@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU, ShiftedReLU
 from prosparse.model.ffn import FFN, ffns
+from prosparse.model.quantized import QuantizedLinear
 from prosparse.runtime.sparse_ffn import is_swapped
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -90,6 +91,8 @@ def _refuse_other_forward(ffn: FFN, part: nn.Module) -> None:
 
 
 def _refuse_other_weights(name: str, projection: nn.Module) -> None:
+    if isinstance(projection, QuantizedLinear):
+        return
     weight = dict(projection.named_parameters(recurse=False)).get("weight")
     plain = isinstance(projection, nn.Linear | Conv1D)
     plain = plain and type(projection).__name__ in PLAIN_PROJECTIONS
@@ -114,6 +117,8 @@ def _refuse_shared(model: PreTrainedModel, found: list[FFN]) -> None:
         users.setdefault(parameter.data_ptr(), []).append(name)
     for ffn in found:
         for projection in projections(ffn).values():
+            if isinstance(projection, QuantizedLinear):
+                continue
             names = users[projection.get_parameter("weight").data_ptr()]
             if len(names) > 1:
                 raise UserError(

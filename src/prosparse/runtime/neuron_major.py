@@ -15,19 +15,28 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from prosparse.model.quantized import QuantizedLinear
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def rows_by_neuron(projection: nn.Module, *, is_down: bool) -> Tensor:
-    """Return the weight of a Linear or Conv1D as [F, D] (fused gate and up: [2F, D]), a view.
+    """Return the weight of a projection as [F, D] (fused gate and up: [2F, D]), a view.
 
     Args:
-        projection: The projection.
+        projection: A Linear, a Conv1D, or a QuantizedLinear, whose values are returned.
         is_down: Whether it is the down projection, whose neurons are its inputs.
     """
+    if isinstance(projection, QuantizedLinear):
+        return projection.values
     weight = projection.get_parameter("weight")
     return weight.T if isinstance(projection, Conv1D) != is_down else weight
+
+
+def scales_by_neuron(projection: nn.Module) -> Tensor | None:
+    """Return the scales [F, groups] of a QuantizedLinear; None for a weight that has none."""
+    return projection.scales if isinstance(projection, QuantizedLinear) else None
 
 
 def is_neuron_major(projection: nn.Module, *, is_down: bool) -> bool:

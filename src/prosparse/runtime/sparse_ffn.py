@@ -24,7 +24,7 @@ from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.ops import screened_ffn, sparse_ffn
 from prosparse.kernels.screen import Screen, make_screen
 from prosparse.model.activation import FATReLU, ShiftedReLU
-from prosparse.runtime.neuron_major import rows_by_neuron
+from prosparse.runtime.neuron_major import rows_by_neuron, scales_by_neuron
 
 if TYPE_CHECKING:
     from prosparse.model.ffn import FFN
@@ -101,19 +101,26 @@ class SparsePath:
         """Return the weights as they are now: views, which follow `.to(...)` and new values."""
         first = self.up if self.gate is None else self.gate
         gate = rows_by_neuron(first, is_down=False)
+        gate_scales = scales_by_neuron(first)
         gate_bias = first.bias
-        up = up_bias = None
+        up = up_scales = up_bias = None
         if self.is_fused:
             gate, up = gate.chunk(2, dim=0)
+            if gate_scales is not None:
+                gate_scales, up_scales = gate_scales.chunk(2, dim=0)
             if gate_bias is not None:
                 gate_bias, up_bias = gate_bias.chunk(2, dim=0)
         elif self.gate is not None:
             up, up_bias = rows_by_neuron(self.up, is_down=False), self.up.bias
+            up_scales = scales_by_neuron(self.up)
         activation = self.activation
         return FFNWeights(
             gate_proj=gate,
             up_proj=up,
             down_projT=rows_by_neuron(self.down, is_down=True),
+            gate_scales=gate_scales,
+            up_scales=up_scales,
+            down_scales=scales_by_neuron(self.down),
             gate_bias=cast("Tensor | None", gate_bias),
             up_bias=cast("Tensor | None", up_bias),
             down_bias=cast("Tensor | None", self.down.bias),
