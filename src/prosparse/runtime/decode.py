@@ -52,7 +52,8 @@ class _Layer(StaticLayer):
         """Write the new keys and values, [B, heads, new, head_dim]; return all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         new = torch.arange(key_states.shape[-2], device=self.device) + self.cumulative_length
         self.keys.index_copy_(2, new, key_states)
         self.values.index_copy_(2, new, value_states)
