@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The speed tables of the README and of the pages are those of the records.
 
-A table stands under `<!-- ops: FOLDER SHAPE -->`. To make one, print `table(FOLDER, SHAPE)`.
+A table stands under `<!-- ops: FOLDER SHAPE -->` (one token) or `<!-- tokens: FOLDER SHAPE -->` (the whole
+FFN for several). To make one, print `TABLES[kind](FOLDER, SHAPE)`.
 """
 
 import re
@@ -16,13 +17,21 @@ from prosparse.reporting.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-MARKER = re.compile(r"<!-- ops: (\S+) (\S+) -->")
+MARKER = re.compile(r"<!-- (ops|tokens): (\S+) (\S+) -->")
 STEPS = {"up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
+TOKENS_HEADER = (
+    "tokens",
+    "needed by any",
+    "cuBLAS, us",
+    "sparse_ffn, us",
+    "x dense",
+    "of the limit",
+)
 HEADER = ("step", "contender", "us", "x dense", "x compiled", "of the limit", "GB/s")
 SPARSITY = 0.893
 
 
-def table(folder: str, shape: str) -> str:
+def ops_table(folder: str, shape: str) -> str:
     """Return the Markdown of one token at the paper's sparsity, without the Triton fallback."""
     rows = [
         (STEPS[row.step], row.contender, *(ops_row(row)[i] for i in (5, 6, 7, 9, 11)))
@@ -36,7 +45,26 @@ def table(folder: str, shape: str) -> str:
     return markdown_table(Grid(HEADER, sorted(rows, key=lambda row: order.index(row[0]))))
 
 
-def shown() -> list[tuple[Path, str, str]]:
+def tokens_table(folder: str, shape: str) -> str:
+    """Return the Markdown of the whole FFN at the paper's sparsity, for each number of tokens."""
+    rows = [r for r in read_record(ROOT / folder).rows if (r.shape, r.step) == (shape, "ffn")]
+    dense = {r.num_tokens: ops_row(r) for r in rows if r.contender == "cuBLAS, dense"}
+    sparse = {r.num_tokens: r for r in rows if r.contender == "sparse_ffn, cuda"}
+    return markdown_table(
+        Grid(
+            TOKENS_HEADER,
+            [
+                (str(t), f"{100 * r.union:.0f} %", dense[t][5], *(ops_row(r)[i] for i in (5, 6, 9)))
+                for t, r in sparse.items()
+            ],
+        )
+    )
+
+
+TABLES = {"ops": ops_table, "tokens": tokens_table}
+
+
+def shown() -> list[tuple[Path, str, str, str]]:
     return [(page, *found) for page in PAGES for found in MARKER.findall(page.read_text("utf-8"))]
 
 
@@ -44,7 +72,7 @@ def test_there_are_speed_tables():
     assert len(shown()) >= 3
 
 
-@pytest.mark.parametrize(("page", "folder", "shape"), shown())
-def test_table_is_that_of_its_record(page, folder, shape):
-    expected = f"<!-- ops: {folder} {shape} -->\n\n{table(folder, shape)}"
+@pytest.mark.parametrize(("page", "kind", "folder", "shape"), shown())
+def test_table_is_that_of_its_record(page, kind, folder, shape):
+    expected = f"<!-- {kind}: {folder} {shape} -->\n\n{TABLES[kind](folder, shape)}"
     assert expected in page.read_text("utf-8")
