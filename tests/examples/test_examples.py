@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prosparse.training.recipe import load_recipe
+from tests.conftest import byte_tokenizer, tiny_llama
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(EXAMPLES.glob("0*.py"))
@@ -72,6 +73,14 @@ def test_the_training_example_goes_on_where_it_was_stopped(
     printed = run("02_train.py", *arguments)
     assert "20,480 tokens" in printed
     assert run("02_train.py", *arguments) == printed  # it is done: the same is told again
+
+
+def test_four_bits_where_a_text_shows_it_bears_them(run, tmp_path):
+    tiny_llama(hidden_act="relu", hidden_size=64).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    printed = run("07_quantize.py", tmp_path, "The for statement is used to repeat the execution.")
+    assert "6 of 6\nFFN projections: " in printed
+    assert "held in 4 bits" in printed
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
