@@ -46,7 +46,6 @@ def test_every_source_compiles(shape, capability):
     if shape.has_tiles:
         found += [
             programs.gate_up_tiles(shape, "Dense", "Dense", True, False),
-            programs.gate_up_tiles(shape, None, "Dense", True, False),
             programs.gate_up_tiles(shape, "Int4<32>", "Int8<64>", True, True, follows=True),
         ]
     if shape.vec == 8 and shape.d_model % 64 == 0:

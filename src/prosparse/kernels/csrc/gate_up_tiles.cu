@@ -1,7 +1,6 @@
-// Steps (1) and (2) in one pass for several tokens: 8 neurons to a block. The up rows of those that any
-// token needs follow at once; x_1 [T, F] holds zero for the others. Where no neuron can be skipped this is
-// a dense product on tensor cores, so it is its own fallback. With GATE_GIVEN it is step (2) alone:
-// `gate` is the gate's pre-activation [T, F].
+// Steps (1) and (2) in one pass for several tokens, or for quantized weights: 8 neurons to a block. The
+// up rows of those that any token needs follow at once; x_1 [T, F] holds zero for the others. Where no
+// neuron can be skipped this is a dense product on tensor cores, so it is its own fallback.
 #include "constants.cuh"
 #include "element.cuh"
 #include "activation.cuh"
@@ -23,18 +22,14 @@ gate_up_tiles(const X* READ_ONLY x, const void* __restrict__ gate, const void* _
   if (threadIdx.x == 0) needed = 0;
   let_next_kernel_start();
 
-  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#if GATE_GIVEN
-  __syncthreads();
-  float value = mine ? to_float(static_cast<const X*>(gate)[static_cast<u64>(token) * F + f]) : 0.0f;
-  if (mine) value = activation(value);
-#else
   const u32 there = first + NEURONS <= F ? 0xffu : 0xffu >> (first + NEURONS - F);
+  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   TileDot<GATE_FORMAT>::run<true>(gate, gate_scales, first, there, x, sum);
   float value = over_warps(partial, sum);
-  if (mine) value = activation(rounded(value + (gate_bias ? to_float(gate_bias[f]) : 0.0f)));
-#endif
-  if (mine && !(value == 0.0f)) atomicOr(&needed, 1u << neuron);
+  if (mine) {
+    value = activation(rounded(value + (gate_bias ? to_float(gate_bias[f]) : 0.0f)));
+    if (!(value == 0.0f)) atomicOr(&needed, 1u << neuron);
+  }
 #if HAS_UP
   __syncthreads();
   if (needed) {

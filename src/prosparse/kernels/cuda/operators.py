@@ -129,18 +129,26 @@ def rounded_to(value: float, dtype: torch.dtype) -> float:
 
 def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
     x = _aligned(x)
-    shape = _shape(x, weights)
-    up = weight_format(weights.up_proj, weights.up_scales, x.shape[1])
-    has_up, up_relu = weights.up_proj is not None, weights.up_relu
+    program = programs.sparse_up(
+        _shape(x, weights),
+        weight_format(weights.up_proj, weights.up_scales, x.shape[1]),
+        weights.up_proj is not None,
+        weights.up_relu,
+    )
     x1 = torch.empty(gate_pre.shape, dtype=x.dtype, device=x.device)
-    threshold = rounded_to(weights.threshold, x.dtype)
-    matrix = (weights.up_proj, weights.up_scales, weights.up_bias)
-    if programs.up_wants_tiles(shape):
-        program = programs.gate_up_tiles(shape, None, up, has_up, up_relu)
-        launch(program, [x, gate_pre, None, None, *matrix, x1, threshold, weights.shift])
-        return x1
-    program = programs.sparse_up(shape, up, has_up, up_relu)
-    launch(program, [gate_pre, x, *matrix, x1, threshold, weights.shift])
+    launch(
+        program,
+        [
+            gate_pre,
+            x,
+            weights.up_proj,
+            weights.up_scales,
+            weights.up_bias,
+            x1,
+            rounded_to(weights.threshold, x.dtype),
+            weights.shift,
+        ],
+    )
     return x1
 
 

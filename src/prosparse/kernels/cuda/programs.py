@@ -93,21 +93,15 @@ def gate_wants_tiles(shape: Shape, quantized: bool) -> bool:
     return shape.has_tiles and shape.tokens >= least
 
 
-def up_wants_tiles(shape: Shape) -> bool:
-    """Whether `gate_up_tiles` is the faster step (2)."""
-    return shape.has_tiles and shape.tokens >= LEAST_TOKENS_OF_TILES
-
-
 @functools.cache
 def gate_up_tiles(
-    shape: Shape, gate: str | None, up: str, has_up: bool, up_relu: bool, follows: bool = False
+    shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool, follows: bool = False
 ) -> Program:
-    """Steps (1) and (2) on tensor cores, or step (2) where `gate` is None; see `Shape.has_tiles`."""
+    """Steps (1) and (2) on tensor cores: a block for 8 neurons; see `Shape.has_tiles`."""
     warps, neurons = 4, 8
     constants = _constants(
         shape,
-        GATE_GIVEN=int(gate is None),
-        GATE_FORMAT=gate or "Dense",
+        GATE_FORMAT=gate,
         UP_FORMAT=up,
         HAS_UP=int(has_up),
         UP_RELU=int(up_relu),
