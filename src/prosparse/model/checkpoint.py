@@ -87,6 +87,28 @@ def check_model(model: str | Path, *, trust_remote_code: bool = False) -> None:
         _causal_config(_existing(model), trust_remote_code)
 
 
+def skeleton(model: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Return a model's architecture without its weights, on device `meta`; reads its configuration.
+
+    Raises:
+        UserError: It does not exist, is broken, or is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if is_gguf(model):
+        from prosparse.model.gguf import read_metadata
+
+        read_metadata(Path(model))
+        with as_user_error(f"{model} cannot be loaded"):
+            config = AutoConfig.from_pretrained(
+                Path(model).parent, gguf_file=Path(model).name, trust_remote_code=trust_remote_code
+            )
+    else:
+        config = _causal_config(_existing(model), trust_remote_code)
+    with as_user_error(f"{model} cannot be built"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def load_tokenizer(
     model: str | Path, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
