@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.decode import bench_decode
     from prosparse.benchmarking.ops import bench_ops
     from prosparse.errors import UserError
+    from prosparse.laws.lambda_law import plan
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
     from prosparse.model.quantized import quantize
@@ -37,6 +38,7 @@ _VERBS = {
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
     "measure": "prosparse.measurement.run",
+    "plan": "prosparse.laws.lambda_law",
     "quantize": "prosparse.model.quantized",
     "relufy": "prosparse.model.relufy",
     "report": "prosparse.reporting.page",
@@ -54,6 +56,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "measure",
+    "plan",
     "quantize",
     "relufy",
     "report",

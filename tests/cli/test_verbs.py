@@ -8,7 +8,7 @@ import pytest
 import prosparse as ps
 from prosparse.records.files import read_record
 
-VERBS = ["relufy", "train", "measure", "threshold", "generate", "report", "sparsify"]
+VERBS = ["relufy", "train", "measure", "threshold", "generate", "plan", "report", "sparsify"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -9,6 +9,7 @@ import pytest
 
 from prosparse.training.recipe import load_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
+from tests.laws.runs import folders, make_record, points
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(EXAMPLES.glob("0*.py"))
@@ -81,6 +82,13 @@ def test_four_bits_where_a_text_shows_it_bears_them(run, tmp_path):
     printed = run("07_quantize.py", tmp_path, "The for statement is used to repeat the execution.")
     assert "6 of 6\nFFN projections: " in printed
     assert "held in 4 bits" in printed
+
+
+def test_a_lambda_from_finished_runs(run, tmp_path):
+    runs = folders(tmp_path, make_record("model"), points())
+    printed = run("08_plan.py", 0.85, *runs)
+    assert "run0: lambda 0.01" in printed
+    assert "95 % confidence: " in printed
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)

@@ -23,6 +23,7 @@ import prosparse
 from prosparse.cli import bench
 from prosparse.cli.generate import generate
 from prosparse.cli.measure import measure
+from prosparse.cli.plan import plan
 from prosparse.cli.relufy import relufy
 from prosparse.cli.report import report
 from prosparse.cli.sparsify import sparsify
@@ -70,7 +71,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (sparsify, relufy, train, measure, threshold, generate, report):
+for verb in (sparsify, relufy, train, measure, threshold, generate, plan, report):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

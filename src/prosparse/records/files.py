@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
+from prosparse.records.law import LambdaLawRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
@@ -33,6 +34,7 @@ Record = (
     | SparsifyRecord
     | OpsSpeedRecord
     | DecodeSpeedRecord
+    | LambdaLawRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -42,6 +44,7 @@ KINDS: dict[str, type] = {
     "sparsify": SparsifyRecord,
     "bench_ops": OpsSpeedRecord,
     "bench_decode": DecodeSpeedRecord,
+    "plan": LambdaLawRecord,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prosparse.records.law import LambdaLawRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
@@ -94,6 +95,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return _training_facts(record)
         case OpsSpeedRecord() | DecodeSpeedRecord():
             return speed_facts(record)
+        case LambdaLawRecord():
+            return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
         case SparsifyRecord():
             return [
                 *_training_facts(record.training),

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What finished runs say about the next one."""

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which last-stage lambda gives a wanted sparsity: the law of Figure 3 (Section 4.4, Q2 of ProSparse).
+
+Runs of one model that differ in their last-stage lambda alone end at sparsities that follow
+
+    sparsity = 100 - exp(a lambda^alpha + b)    (in percent; the paper: a = -1.76, alpha = 0.30, b = 3.49)
+
+so three of them determine the law, and each one more says how far to trust it. The fit is to the
+logarithm of the active share, 100 - sparsity: near 90 % a point of sparsity is a tenth of what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prosparse.errors import UserError
+from prosparse.model.device import provenance
+from prosparse.records.files import read_record, refuse_existing, whole_folder, write_record
+from prosparse.records.law import LambdaLawRecord, LawPoint
+from prosparse.records.run import SparsifyRecord, TrainRecord
+
+PAPERS_FIT = (-1.76, 0.30, 3.49)  # where the search for a, alpha and b begins
+CONFIDENCE = 0.95
+
+
+def plan(
+    runs: Sequence[str | Path],
+    *,
+    sparsity: float,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> LambdaLawRecord:
+    """Fit the law to finished runs and return the last-stage lambda for a wanted sparsity.
+
+    Args:
+        runs: Output folders of `train` or `sparsify`, three or more with different last-stage lambdas.
+        sparsity: Wanted at the end of training, before any threshold; in (0, 1).
+        out: Folder for `record.json`; None writes nothing.
+        overwrite: Replace `out` if it exists.
+
+    Returns:
+        The record, with the interval in which that lambda lies with 95 % confidence.
+
+    Raises:
+        UserError: A folder is no run with measured sparsity, the runs do not go together or are too
+            few, no lambda gives the sparsity, scipy is not installed, or `out` exists.
+
+    Example:
+        >>> import prosparse as ps
+        >>> ps.plan(["runs/a", "runs/b", "runs/c", "runs/d"], sparsity=0.89).factor
+    """
+    if out is not None:
+        refuse_existing(Path(out), overwrite)
+    if not 0 < sparsity < 1:
+        raise UserError(f"--sparsity must be between 0 and 1; found {sparsity:g}.")
+    model, points = _read(runs)
+    record = fit(model, points, sparsity)
+    if out is not None:
+        with whole_folder(Path(out), overwrite) as folder:
+            write_record(record, folder)
+    return record
+
+
+def fit(model: str, points: Sequence[LawPoint], sparsity: float) -> LambdaLawRecord:
+    """Return the law of some points and the lambda for a sparsity; see `plan`."""
+    try:
+        from scipy.optimize import OptimizeWarning, curve_fit
+        from scipy.stats import t as student
+    except ImportError:
+        raise UserError("Fitting a law needs scipy: pip install 'prosparse[laws]'.") from None
+    import warnings
+
+    points = sorted(points, key=lambda point: point.factor)
+    factors = np.array([point.factor for point in points])
+    active = np.log(100 * (1 - np.array([point.sparsity for point in points])))
+    if len(set(factors)) < 3:
+        raise UserError(
+            f"The law has three numbers to fit, so it needs three different last-stage lambdas; found "
+            f"{len(set(factors))}."
+        )
+
+    def law(x: np.ndarray, a: float, alpha: float, b: float) -> np.ndarray:
+        return a * x**alpha + b
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OptimizeWarning)  # three points leave no covariance
+        try:
+            found = curve_fit(law, factors, active, p0=PAPERS_FIT, maxfev=20000)
+        except RuntimeError:
+            raise UserError(
+                "The law does not fit these runs: does sparsity rise with lambda among them?"
+            ) from None
+    (a, alpha, b), covariance = found[:2]
+    power = (np.log(100 * (1 - sparsity)) - b) / a  # lambda^alpha
+    if not (a < 0 < alpha and power > 0):
+        raise UserError(
+            f"By the law of these runs (a {a:.3g}, alpha {alpha:.3g}, b {b:.3g}) no lambda gives "
+            f"{sparsity:.2%} sparsity; the least is {1 - np.exp(b) / 100:.2%}, at lambda 0."
+        )
+    factor = power ** (1 / alpha)
+    interval: tuple[float | None, float | None] = (None, None)
+    spare = len(points) - 3
+    if spare > 0:
+        # Of ln lambda, by its derivatives with respect to a, alpha and b.
+        slope = np.array([-1 / a, -np.log(power) / alpha, -1 / (a * power)]) / alpha
+        error = float(np.sqrt(slope @ covariance @ slope))
+        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * error
+        interval = float(factor * np.exp(-reach)), float(factor * np.exp(reach))
+    residuals = active - law(factors, a, alpha, b)
+    spread = float(((active - active.mean()) ** 2).sum())
+    return LambdaLawRecord(
+        model=model,
+        points=tuple(points),
+        a=float(a),
+        alpha=float(alpha),
+        b=float(b),
+        r_squared=1 - float((residuals**2).sum()) / spread if spread else 0.0,
+        sparsity=sparsity,
+        factor=float(factor),
+        factor_low=interval[0],
+        factor_high=interval[1],
+        is_extrapolated=not factors[0] <= factor <= factors[-1],
+        provenance=provenance("cpu"),
+    )
+
+
+def _read(runs: Sequence[str | Path]) -> tuple[str, list[LawPoint]]:
+    """Return the model that all runs began with, and their points."""
+    training = {str(run): _training(Path(run)) for run in runs}
+    if not training:
+        raise UserError("No run was named; give the output folders of three finished runs or more.")
+    for key in ("model", "normalization", "reference_tokens"):
+        values = {name: _setting(record, key) for name, record in training.items()}
+        if len(set(values.values())) > 1:
+            (first, one), (other, another) = _differing(values)
+            raise UserError(
+                f"The runs do not go together: {key} is {one} in {first} and {another} in {other}."
+            )
+    points = []
+    for name, record in training.items():
+        last = record.milestones[-1] if record.milestones else None
+        if last is None or not 0 < last.sparsity < 1:
+            raise UserError(
+                f"{name} has no measured sparsity; give its recipe a 'measure' section."
+            )
+        if not last.factor > 0:
+            raise UserError(f"{name} ended with lambda 0; the law is about lambdas above it.")
+        points.append(LawPoint(Path(name).name, last.factor, last.sparsity))
+    return next(iter(training.values())).model, points
+
+
+def _training(folder: Path) -> TrainRecord:
+    record = read_record(folder)
+    if isinstance(record, SparsifyRecord):
+        return record.training
+    if not isinstance(record, TrainRecord):
+        raise UserError(f"{folder} is the result of {record.kind}; give runs of train or sparsify.")
+    return record
+
+
+def _setting(record: TrainRecord, key: str) -> str:
+    return str(record.model if key == "model" else record.recipe["regularization"].get(key))
+
+
+def _differing(values: dict[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    items = list(values.items())
+    return items[0], next(item for item in items if item[1] != items[0][1])
