@@ -174,6 +174,12 @@ def test_the_page_of_a_decode_benchmark(run_folder, decode_record):
     assert "Twice what float32 gives." in markdown
 
 
+def test_quantized_weights_are_told(run_folder, decode_record):
+    assert "random, those of" not in render_report(run_folder(decode_record))[1]
+    quantized = dataclasses.replace(decode_record, weight_bits=4)
+    assert "random, those of the FFNs in 4 bits" in render_report(run_folder(quantized))[1]
+
+
 def test_a_record_without_an_exactness_check_has_no_table_of_it(run_folder, decode_record):
     _, markdown = render_report(run_folder(dataclasses.replace(decode_record, exactness=())))
     assert "## Tokens a second" in markdown

@@ -80,6 +80,8 @@ def speed_facts(record: OpsSpeedRecord | DecodeSpeedRecord) -> list[tuple[str, s
     facts = [("dtype", record.dtype)]
     if isinstance(record, DecodeSpeedRecord):
         weights = "random" if record.is_random else "of the checkpoint"
+        if record.weight_bits is not None:
+            weights += f", those of the FFNs in {record.weight_bits} bits"
         facts += [
             ("weights", weights),
             ("size", f"{record.num_layers} layers, {record.d_model:,} -> {record.d_ff:,}"),
