@@ -14,6 +14,7 @@ from prosparse.training.recipe import Recipe
 SHAPES = {
     "llama2-7b": (4096, 11008, 32, 32, 32000, False),
     "llama2-13b": (5120, 13824, 40, 40, 32000, False),
+    "minicpm-1b": (1536, 3840, 52, 24, 73440, True),
 }
 # Tables 6 and 7: samples of 4,096 tokens in a step, (T_i, lambda_i, accumulated tokens in billions).
 TABLES = {
@@ -26,6 +27,11 @@ TABLES = {
         2048,
         [(5500, 0, 46.14), (6750, 5e-3, 56.62), (10750, 1e-2, 90.18), (11000, 1e-2, 92.27),
          (15000, 2e-2, 125.83), (16000, 2e-2, 134.22)],
+    ),
+    "minicpm-1b": (  # without SFT, which has another batch size and so is a run of its own
+        1200,
+        [(10000, 0, 49.15), (15000, 1e-3, 73.73), (20000, 5e-3, 98.30), (25000, 5e-3, 122.88),
+         (35000, 5e-2, 172.03), (95000, 5e-2, 466.94)],
     ),
 }  # fmt: skip
 
