@@ -153,6 +153,10 @@ def test_the_verb():
 
 def test_refusals(tmp_path):
     model = relu_model()
+    with pytest.raises(ps.UserError, match="4 or 8 bits; found 3"):
+        plan_bits(model, tiny_tokens(8), 3, group_size=32)
+    with pytest.raises(ps.UserError, match=r"at least two tokens in a row; found \[2, 1\]"):
+        plan_bits(model, tiny_tokens(1), 4, group_size=32)
     with pytest.raises(ps.UserError, match=r"multiple of it; that of model\.layers\.0\.mlp is 32"):
         quantize_ffns(model, 4)
     quantize_ffns(model, 4, group_size=32)

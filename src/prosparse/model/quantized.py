@@ -123,9 +123,16 @@ def plan_bits(
         on_projection: Progress.
 
     Raises:
-        UserError: As for `quantize_ffns`.
+        UserError: As for `quantize_ffns`, or `bits` or `ids` are of no use.
     """
     _refuse(model, group_size)
+    if bits not in (4, 8):
+        raise UserError(f"FFNs are held in 4 or 8 bits; found {bits}.")
+    if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise UserError(
+            "What bears few bits is measured on text: give token ids [B, S] with at least two tokens "
+            f"in a row; found {list(ids.shape)}."
+        )
     found = projections(model)
     limit = _loss(model, ids) + max_increase
     plan: dict[str, int | None] = {}

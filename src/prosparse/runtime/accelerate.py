@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from prosparse.model.ffn import FFN
 
 
-# Tokens at once up to which skipping neurons pays: with more, few neurons are zero for all of them, and
-# dense products have tensor cores.
+# Tokens at once up to which skipping neurons surely pays: with more, few are zero for all of them.
 DEFAULT_MAX_TOKENS = 8
 
 

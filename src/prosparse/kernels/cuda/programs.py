@@ -122,7 +122,7 @@ def screened_up(
     """Steps (1) and (2) behind a screen: small batches, so that more warps wait at a time."""
     warps = 2
     wide = shape.d_model > 4096
-    blocks = 4 if shape.tokens > 1 else 8 if wide else 10
+    blocks = 8 if wide else 10
     constants = _constants(
         shape,
         UP_FORMAT=up,
