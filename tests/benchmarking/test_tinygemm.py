@@ -39,6 +39,14 @@ def test_it_multiplies_with_its_rounded_weights(shape, bias):
     assert (found.float() - expected).norm() <= 1e-2 * expected.norm()
 
 
+def test_a_transposed_weight_is_packed_as_one_that_is_not():
+    weight = torch.randn(256, 96).bfloat16()
+    q, scales = quantize_inputs(weight.T)  # a down projection that lies by neurons
+    assert q.is_contiguous()
+    for found, expected in zip((q, scales), quantize_inputs(weight.T.contiguous()), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_ffns_go_through_it_and_come_back():
     model = small_model()
     quantize_ffns(model, 4)

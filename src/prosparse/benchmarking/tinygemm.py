@@ -64,7 +64,8 @@ class TinyGemmLinear(nn.Module):
 
 def quantize_inputs(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return q + 8 in uint8 [N, K] and bfloat16 scales [N, K / 64] of a weight [N, K]."""
-    groups = weight.float().reshape(len(weight), -1, GROUP_SIZE)
+    # Contiguous, whatever the weight is: PyTorch packs nothing else on a GPU.
+    groups = weight.float().contiguous().reshape(len(weight), -1, GROUP_SIZE)
     tiny = torch.finfo(torch.bfloat16).tiny
     scales = (groups.abs().amax(dim=-1) / 7).bfloat16().clamp_min(tiny)
     q = (groups / scales.float().unsqueeze(-1)).round().clamp(-8, 7) + 8
