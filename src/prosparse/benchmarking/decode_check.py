@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prosparse.benchmarking.decode_precise import ComputesIn, one_precision_up
 from prosparse.records.speed import TokenCheck
+from prosparse.runtime.decodable import cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,11 +84,11 @@ def cached_logits(
     Returns:
         float32 [N, V].
     """
-    fed, cache, rows = prompt, None, []
+    fed, cache, name, rows = prompt, None, cache_name(model), []
     with torch.no_grad():
         for place in range(num_tokens):
-            output: Any = model(input_ids=fed, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output: Any = model(input_ids=fed, use_cache=True, **{name: cache})
+            cache = getattr(output, name)
             rows.append(output.logits[0, -1].float())
             given = None if text is None else torch.tensor(text[place], device=prompt.device)
             fed = (rows[-1].argmax() if given is None else given).view(1, 1)

@@ -49,6 +49,11 @@ def num_cache_layers(model: PreTrainedModel) -> int:
     return len(StaticCache(config=model.config, max_cache_len=1).layers)
 
 
+def cache_name(model: PreTrainedModel) -> str:
+    """Return what the model's forward, and its output, call the cache: transformers 5.24 renamed it."""
+    return "cache" if "cache" in arguments(model) else "past_key_values"
+
+
 def arguments(model: PreTrainedModel) -> set[str]:
     """Return the names of the arguments of the model's forward."""
     return set(inspect.signature(model.forward).parameters)
