@@ -187,12 +187,13 @@ def test_two_runs_give_the_same_bits(T):
 
 
 @pytest.mark.parametrize("T", [1, 7])
-def test_weights_may_be_fetched_before_x_is_there(T):
-    weights = on_gpu(random_weights(1536, 3840, torch.bfloat16, threshold=0.5))
+@pytest.mark.parametrize("shape", [(576, 1536), (1536, 3840), (4096, 1024)], ids=str)
+def test_kernels_may_start_before_their_input_is_there(shape, T):
+    weights = on_gpu(random_weights(*shape, torch.bfloat16, threshold=0.5))
     screen = make_screen(weights.gate_proj)
-    inputs = torch.randn(200, T, 1536, device="cuda").bfloat16()
+    inputs = torch.randn(200, T, shape[0], device="cuda").bfloat16()
     expected = [ops.sparse_ffn(v, weights, residual=v) for v in inputs]
-    x = torch.empty(T, 1536, dtype=torch.bfloat16, device="cuda")
+    x = torch.empty(T, shape[0], dtype=torch.bfloat16, device="cuda")
     found = []
     for v in inputs:  # x is written anew just before each call, and read by the one before
         found.append(ops.sparse_ffn(x.copy_(v), weights, residual=x, weights_ready=True))
@@ -200,6 +201,25 @@ def test_weights_may_be_fetched_before_x_is_there(T):
     for i, right in enumerate(expected):
         assert torch.equal(found[2 * i], right)
         assert torch.equal(found[2 * i + 1], right)
+
+
+@pytest.mark.parametrize("T", [1, 7])
+def test_the_pair_may_start_before_its_input_is_there(T):
+    weights = on_gpu(random_weights(4096, 1024, torch.bfloat16))
+    inputs = torch.randn(200, T, 4096, device="cuda").bfloat16()
+    gates = torch.randn(200, T, 1024, device="cuda").bfloat16()
+    x1 = [ops.sparse_up(g, v, weights.up_proj) for g, v in zip(gates, inputs, strict=True)]
+    y = [ops.sparse_down(v, weights.down_projT) for v in x1]
+    x, gate = torch.empty_like(inputs[0]), torch.empty_like(gates[0])
+    pairs = []
+    for g, v in zip(gates, inputs, strict=True):
+        gate.copy_(g)
+        x.copy_(v)
+        first = ops.sparse_up(gate, x, weights.up_proj, weights_ready=True)
+        pairs.append((first, ops.sparse_down(first, weights.down_projT, weights_ready=True)))
+    for i, (first, second) in enumerate(pairs):
+        assert torch.equal(first, x1[i])
+        assert torch.equal(second, y[i])
 
 
 def test_views_that_are_not_aligned_or_contiguous():
@@ -268,7 +288,8 @@ def test_compiles_into_one_graph_and_passes_opcheck():
 
 @pytest.mark.slow
 def test_many_random_launches():
-    """Fresh memory, masks and inputs for each; PROSPARSE_LAUNCHES sets how many."""
+    """Fresh memory, masks and inputs for each, half of them launched early; PROSPARSE_LAUNCHES sets
+    how many."""
     launches = int(os.environ.get("PROSPARSE_LAUNCHES", "2000"))
     weights = on_gpu(random_weights(576, 1536, torch.bfloat16))
     generator = torch.Generator(device="cuda").manual_seed(0)
@@ -277,9 +298,17 @@ def test_many_random_launches():
         pre = torch.randn(100, 1536, device="cuda", generator=generator).bfloat16()
         pre -= torch.rand(100, 1, device="cuda", generator=generator) * 4
         x1 = torch.cat(
-            [ops.sparse_up(p[None], v[None], weights.up_proj) for p, v in zip(pre, x, strict=True)]
+            [
+                ops.sparse_up(p[None], v[None], weights.up_proj, weights_ready=bool(i % 2))
+                for i, (p, v) in enumerate(zip(pre, x, strict=True))
+            ]
         )
-        y = torch.cat([ops.sparse_down(v[None], weights.down_projT) for v in x1])
+        y = torch.cat(
+            [
+                ops.sparse_down(v[None], weights.down_projT, weights_ready=bool(i % 2))
+                for i, v in enumerate(x1)
+            ]
+        )
         up = (x.float() @ weights.up_proj.float().T).bfloat16()
         expected = torch.where(pre > 0, pre * up, 0)
         assert torch.equal(x1 == 0, expected == 0)

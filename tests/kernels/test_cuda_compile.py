@@ -37,9 +37,10 @@ def compile_program(program, capability):
 def test_every_source_compiles(shape, capability):
     shape = Shape(*shape, capability)
     found = [
-        programs.gate_up(shape, "Dense", "Dense", True, False),
-        programs.gate_up(shape, "Dense", "Dense", False, False, follows=True),
+        programs.gate_up(shape, "Dense", "Dense", "Dense", True, False),
+        programs.gate_up(shape, "Dense", "Dense", "Dense", False, False, follows=True),
         programs.sparse_up(shape, "Dense", True, True),
+        programs.sparse_up(shape, "Dense", True, False, follows=True),
         programs.sparse_down(shape, "Dense", True, False, False),
         programs.sparse_down(shape, "Dense", False, True, True),
     ]
@@ -50,7 +51,7 @@ def test_every_source_compiles(shape, capability):
         ]
     if shape.vec == 8 and shape.d_model % 64 == 0:
         found += [
-            programs.gate_up(shape, "Int4<64>", "Int8<32>", True, False),
+            programs.gate_up(shape, "Int4<64>", "Int8<32>", "Dense", True, False),
             programs.screened_up(shape, "Dense", True, False),
             programs.screened_up(shape, "Dense", True, False, follows=True),
             programs.sparse_down(shape, "Int4<64>", True, False, False),
@@ -74,7 +75,8 @@ def test_shared_memory_is_there(widths, tokens, dtype, capability):
 def test_every_neuron_is_dealt_out_once(d_ff):
     shape = Shape(1, 64, d_ff, torch.bfloat16, True, (9, 0))
     up = programs.sparse_up(shape, "Dense", True, False)
-    run, slice_, blocks = programs.RUN, dict(up.constants)["SLICE"], up.grid[0]
+    constants, blocks = dict(up.constants), up.grid[0]
+    run, slice_ = constants["RUN"], constants["SLICE"]
     assert slice_ % run == 0
     dealt = [
         (i // run * blocks + block) * run + i % run
@@ -83,7 +85,7 @@ def test_every_neuron_is_dealt_out_once(d_ff):
     ]
     assert sorted(f for f in dealt if f < d_ff) == list(range(d_ff))
 
-    splits = programs.sparse_down(shape, "Dense", False, False, False).cluster
+    splits, run = programs.sparse_down(shape, "Dense", False, False, False).cluster, programs.RUN
     share = -(-d_ff // (splits * run)) * run
     dealt = [
         (i // run * splits + split) * run + i % run for split in range(splits) for i in range(share)
@@ -112,11 +114,11 @@ def test_a_program_is_compiled_once(monkeypatch):
 
     monkeypatch.setattr(compiler, "_compile", counted)
     shape = Shape(1, 64, 96, torch.bfloat16, True, (9, 0))
-    program = programs.gate_up(shape, "Dense", "Dense", True, False)
+    program = programs.gate_up(shape, "Dense", "Dense", "Dense", True, False)
     assert compile_program(program, (9, 0)) == compile_program(program, (9, 0))
     assert len(compiled) == 1
     compile_program(program, (8, 0))
-    compile_program(programs.gate_up(shape, "Dense", "Dense", True, True), (9, 0))
+    compile_program(programs.gate_up(shape, "Dense", "Dense", "Dense", True, True), (9, 0))
     assert len(compiled) == 3
 
 
@@ -130,7 +132,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
     blocked.touch()
     monkeypatch.setenv("PROSPARSE_CACHE", str(blocked / "below"))
     shape = Shape(1, 64, 96, torch.bfloat16, True, (9, 0))
-    assert compile_program(programs.gate_up(shape, "Dense", "Dense", True, False), (9, 0))
+    assert compile_program(programs.gate_up(shape, "Dense", "Dense", "Dense", True, False), (9, 0))
 
 
 def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):

@@ -118,7 +118,12 @@ def test_compiled_to_one_graph(model, monkeypatch):
         found = decoder.generate(tokens, 12)
         with torch.compiler.set_stance("fail_on_recompile"):
             assert torch.equal(decoder.generate(tokens, 12), found)
-    assert asked == [({"max_autotune": True, "coordinate_descent_tuning": True}, True)]
+    options = {
+        "max_autotune": True,
+        "coordinate_descent_tuning": True,
+        "realize_reads_threshold": 1,
+    }
+    assert asked == [(options, True)]
     assert torch.equal(found, expected_ids(model, tokens, 12))
 
 

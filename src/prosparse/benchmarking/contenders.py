@@ -24,6 +24,7 @@ from prosparse.kernels.backend import Backend
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.quantize import dequantize, quantize
 from prosparse.kernels.screen import GROUP_SIZE, candidates, make_screen
+from prosparse.runtime.compiled import compile_step
 
 SCALE_BYTES = 2
 
@@ -57,7 +58,7 @@ def contenders(device: torch.device, backends: tuple[Backend, ...]) -> list[Cont
         device: On a CPU nothing is compiled.
         backends: Of the sparse operators, best first; the variants run on the first.
     """
-    found = [*_dense(), *([_compiled()] if device.type == "cuda" else [])]
+    found = [*_dense(), *([_compiled(device)] if device.type == "cuda" else [])]
     for backend in backends:
         found += [_sparse_up(backend), _sparse_down(backend), _sparse_ffn(backend)]
     best = backends[0]
@@ -100,11 +101,9 @@ def _dense() -> list[Contender]:
     ]
 
 
-def _compiled() -> Contender:
+def _compiled(device: torch.device) -> Contender:
     # CUDA graphs of its own are off: it is captured in the same kind of graph as all others.
-    ffn = torch.compile(
-        _dense_ffn, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True
-    )
+    ffn = compile_step(_dense_ffn, "max-autotune-no-cudagraphs", device)
     return Contender(
         "torch.compile, dense",
         "ffn",
@@ -120,7 +119,9 @@ def _sparse_up(backend: Backend) -> Contender:
     return Contender(
         f"sparse_up, {backend}",
         "up",
-        lambda layer: lambda: ops.sparse_up(layer.gate_pre, layer.x, layer.up_proj),
+        lambda layer: functools.partial(
+            ops.sparse_up, layer.gate_pre, layer.x, layer.up_proj, weights_ready=True
+        ),
         reference.sparse_up,
         lambda layer: _active(layer) * _size(layer.up_proj),
         backend,
@@ -131,7 +132,9 @@ def _sparse_down(backend: Backend) -> Contender:
     return Contender(
         f"sparse_down, {backend}",
         "down",
-        lambda layer: lambda: ops.sparse_down(layer.x1, layer.down_projT),
+        lambda layer: functools.partial(
+            ops.sparse_down, layer.x1, layer.down_projT, weights_ready=True
+        ),
         reference.down,
         lambda layer: _active(layer) * _size(layer.down_projT),
         backend,
@@ -142,7 +145,9 @@ def _sparse_ffn(backend: Backend) -> Contender:
     return Contender(
         f"sparse_ffn, {backend}",
         "ffn",
-        lambda layer: functools.partial(ops.sparse_ffn, layer.x, _weights(layer)),
+        lambda layer: functools.partial(
+            ops.sparse_ffn, layer.x, _weights(layer), weights_ready=True
+        ),
         reference.whole_ffn,
         _sparse_size,
         backend,
@@ -165,6 +170,7 @@ def _float32_output(backend: Backend) -> Contender:
             _weights(layer),
             residual=residual(layer),
             float32_output=True,
+            weights_ready=True,
         ),
         lambda layer: reference.whole_ffn(layer) + residual(layer).float(),
         _sparse_size,
@@ -175,7 +181,9 @@ def _float32_output(backend: Backend) -> Contender:
 def _screened(backend: Backend) -> Contender:
     def build(layer: Layer) -> Call:
         screen = make_screen(layer.gate_proj)
-        return functools.partial(ops.screened_ffn, layer.x, _weights(layer), screen)
+        return functools.partial(
+            ops.screened_ffn, layer.x, _weights(layer), screen, weights_ready=True
+        )
 
     def num_bytes(layer: Layer) -> float:
         """The screen, the full rows it cannot rule out, and the active rows of up and down."""
@@ -208,7 +216,7 @@ def _quantized(backend: Backend, bits: int) -> Contender:
     def build(layer: Layer) -> Call:
         (gate, gate_scales), (up, up_scales), (down, down_scales) = matrices(layer)
         weights = FFNWeights(gate, up, down, gate_scales, up_scales, down_scales)
-        return functools.partial(ops.sparse_ffn, layer.x, weights)
+        return functools.partial(ops.sparse_ffn, layer.x, weights, weights_ready=True)
 
     def num_bytes(layer: Layer) -> float:
         # Rounded weights have active neurons of their own, a few more than the mask's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 QUICK = Repeats(warmup=2, timed=9)
+COMPILATIONS = 3
 METHOD = (
     "One CUDA graph holds one call for each copy of the weights; before every replay a buffer of "
     f"{CACHE_SWEEPS} times the L2 cache is read, so weights come from memory. A time is that of a "
-    "replay between two events over the number of copies."
+    "replay between two events over the number of copies. As inside a model, a kernel may be launched "
+    "while the one before it ends (programmatic dependent launch), the sparse operators' and those of "
+    f"torch.compile alike; what is compiled is compiled {COMPILATIONS} times, and the fastest counts."
 )
 METHOD_CPU = (
     "A wall clock around a loop with one call for each copy of the weights, over their number; "
@@ -179,7 +183,7 @@ class _Runner:
         asked: tuple[float, float],
     ) -> None:
         try:
-            row = self._run(contender, shape, layers, case, asked)
+            row = self._run_fastest(contender, shape, layers, case, asked)
         except Exception as error:  # one that fails must not cost the times of all others
             reason = f"failed with {type(error).__name__}: {error}".splitlines()[0]
             failure = NotRun(f"{contender.name} at {shape.name}", reason, is_failure=True)
@@ -199,6 +203,24 @@ class _Runner:
             and (row.num_tokens == num_tokens or contender.is_compiled)
             for row in self.rows
         )
+
+    def _run_fastest(
+        self,
+        contender: Contender,
+        shape: Shape,
+        layers: list[Layer],
+        case: Case,
+        asked: tuple[float, float],
+    ) -> OpsRow:
+        """Run once; what autotuning makes differs from time to time, and its fastest counts."""
+        if not contender.is_compiled:
+            return self._run(contender, shape, layers, case, asked)
+        rows = []
+        for _ in range(COMPILATIONS):
+            torch.compiler.reset()
+            with torch._inductor.config.patch(force_disable_caches=True):
+                rows.append(self._run(contender, shape, layers, case, asked))
+        return min(rows, key=lambda row: math.inf if row.us is None else row.us)
 
     def _run(
         self,

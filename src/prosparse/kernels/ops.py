@@ -14,53 +14,15 @@ from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import (
     MAX_TOKENS,
     check_biases,
-    check_count,
     check_matrix,
     check_tokens,
     checked_residual,
 )
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.screen import Screen
+from prosparse.kernels.steps import sparse_down, sparse_up
 
 __all__ = ["MAX_TOKENS", "screened_ffn", "sparse_down", "sparse_ffn", "sparse_up"]
-
-
-def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
-    """Step (2), Section 3.3 of ProSparse: x_1 = FATReLU(gate_pre) * (x W_1^T).
-
-    The rows of `up_proj` whose gate is zero for all tokens are not read.
-
-    Args:
-        gate_pre: [T, F], x W_s^T before the activation; float32, bfloat16 or float16.
-        x: [T, D], 1 <= T <= 16, in the dtype of `gate_pre`.
-        up_proj: [F, D], contiguous, in the dtype of `gate_pre`.
-        threshold: t >= 0 of FATReLU; 0 is ReLU. Ties are kept.
-
-    Returns:
-        x_1 [T, F].
-
-    Raises:
-        ValueError: Shapes, dtypes or devices do not go together.
-    """
-    return _sparse_up(gate_pre, x, up_proj, threshold)
-
-
-def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
-    """Step (3), Section 3.3 of ProSparse: y = x_1 W_2^T.
-
-    The rows of `down_projT` whose x_1 is zero for all tokens are not read.
-
-    Args:
-        x1: [T, F], 1 <= T <= 16; float32, bfloat16 or float16.
-        down_projT: [F, D], contiguous: the transpose of the checkpoint's `down_proj`.
-
-    Returns:
-        y [T, D].
-
-    Raises:
-        ValueError: Shapes, dtypes or devices do not go together.
-    """
-    return _sparse_down(x1, down_projT)
 
 
 def sparse_ffn(
@@ -151,40 +113,6 @@ def screened_ffn(
         weights_ready,
         float32_output,
     )
-
-
-@torch.library.custom_op("prosparse::sparse_up", mutates_args=())
-def _sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
-    check_tokens(x, up_proj, None)
-    if gate_pre.shape != (len(x), len(up_proj)) or gate_pre.dtype != x.dtype:
-        raise ValueError(
-            f"gate_pre must be [T, F] = [{len(x)}, {len(up_proj)}] in {x.dtype}; "
-            f"found {list(gate_pre.shape)} in {gate_pre.dtype}."
-        )
-    run = implementation(x.device).sparse_up
-    return run(gate_pre.contiguous(), x.contiguous(), up_proj, threshold)
-
-
-@_sparse_up.register_fake
-def _(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float) -> Tensor:
-    return x.new_empty(gate_pre.shape)
-
-
-@torch.library.custom_op("prosparse::sparse_down", mutates_args=())
-def _sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
-    if x1.dim() != 2 or down_projT.dim() != 2 or x1.shape[1] != len(down_projT):
-        raise ValueError(
-            f"x1 must be [T, F] and down_projT [F, D]; found {list(x1.shape)} and "
-            f"{list(down_projT.shape)}."
-        )
-    check_matrix("down_projT", down_projT, None, x1, down_projT.shape)
-    check_count(len(x1))
-    return implementation(x1.device).sparse_down(x1.contiguous(), down_projT)
-
-
-@_sparse_down.register_fake
-def _(x1: Tensor, down_projT: Tensor) -> Tensor:
-    return x1.new_empty(x1.shape[0], down_projT.shape[1])
 
 
 @torch.library.custom_op("prosparse::sparse_ffn", mutates_args=())

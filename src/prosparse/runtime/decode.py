@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from prosparse.errors import UserError
-from prosparse.runtime.decodable import arguments, num_cache_layers, why_no_decoder
+from prosparse.runtime.compiled import compile_step
+from prosparse.runtime.decodable import arguments, cache_name, num_cache_layers, why_no_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NUM_WARM_UPS = 2
-
-
-def _compiled(function: Callable[..., Tensor], mode: str, device: torch.device) -> Any:
-    """Compile a step of many short kernels; where the GPU can, each starts while the last one ends."""
-    options = dict(torch._inductor.list_mode_options(mode))
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
-        options["triton.enable_pdl"] = True
-    return torch.compile(function, options=options, fullgraph=True)
 
 
 class _Layer(StaticLayer):
@@ -99,7 +92,7 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
         if compile is not None:
-            self._next = _compiled(self._next, compile, model.device)
+            self._next = compile_step(self._next, compile, model.device)
         self._ids = torch.empty(0, 0)
         self._weights: list[int] = []
         self._start: list[Tensor] = []
@@ -133,8 +126,8 @@ class Decoder:
             input_ids=self._ids[:, :length],
             attention_mask=self._mask[:, :length],
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_name(self.model): self._cache},
             **last_only,
         ).logits[:, -1]
         self._cached.fill_(length)
@@ -244,8 +237,8 @@ class Decoder:
             input_ids=self._ids.index_select(1, self._cached.view(1)),
             attention_mask=self._mask,
             position_ids=self._position,
-            past_key_values=self._cache,
             use_cache=True,
+            **{cache_name(self.model): self._cache},
         )
         self._cached.add_(1)
         self._position.add_(1)

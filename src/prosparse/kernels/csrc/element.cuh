@@ -40,32 +40,38 @@ __device__ __forceinline__ X from_float(float v) { return v; }
 // What the value becomes when a transformers model stores it between two operations.
 __device__ __forceinline__ float rounded(float v) { return to_float(from_float(v)); }
 
-// FOLLOWS: the kernel may start while the one before still writes its activations, and reads weights
-// until that is done. Activations are then no read-only data, and loads of weights keep their place.
+// FOLLOWS: the kernel may start while the one before still writes its activations, which are then no
+// read-only data. FETCHES_FIRST: it reads weights meanwhile; the compiler would move read-only loads
+// behind the wait.
 #if FOLLOWS
 #define READ_ONLY
-#define LD_GLOBAL "ld.global"
+#define LD_ACTIVATIONS "ld.global"
 #else
 #define READ_ONLY __restrict__
-#define LD_GLOBAL "ld.global.nc"
+#define LD_ACTIVATIONS "ld.global.nc"
+#endif
+#if FETCHES_FIRST
+#define LD_WEIGHTS "ld.global"
+#else
+#define LD_WEIGHTS "ld.global.nc"
 #endif
 
 // Weights are read once: they shall not push x out of L1.
 __device__ __forceinline__ void load_once(const void* p, uint4& v) {
-  asm volatile(LD_GLOBAL ".L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile(LD_WEIGHTS ".L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, uint2& v) {
-  asm volatile(LD_GLOBAL ".L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  asm volatile(LD_WEIGHTS ".L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, u32& v) {
-  asm volatile(LD_GLOBAL ".L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  asm volatile(LD_WEIGHTS ".L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, float& v) {
-  asm volatile(LD_GLOBAL ".L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
+  asm volatile(LD_WEIGHTS ".L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
 }
 __device__ __forceinline__ void load_once(const void* p, u16& v) {
-  asm volatile(LD_GLOBAL ".L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
+  asm volatile(LD_WEIGHTS ".L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
 }
 
 __device__ __forceinline__ void unpack_pair(u32 pair, float& low, float& high) {
@@ -173,7 +179,7 @@ struct Int4 {
 __device__ __forceinline__ uint4 load_cached(const X* p) {
 #if FEW_REGISTERS
   uint4 v;
-  asm volatile(LD_GLOBAL ".v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile(LD_ACTIVATIONS ".v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 #else
   return *reinterpret_cast<const uint4*>(p);

@@ -15,12 +15,19 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #endif
 }
 
-// ... and wait here until everything the kernel before has written can be seen. Before that they may
-// read weights, which no kernel just before writes (`weights_ready` of the operators).
+// ... and wait here until everything the kernel before has written can be seen: before their first
+// load, or with FETCHES_FIRST after those of weights, which no kernel just before writes
+// (`weights_ready` of the operators).
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if FOLLOWS && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+__device__ __forceinline__ void wait_before_weights() {
+  if (!FETCHES_FIRST) wait_for_previous_kernel();
+}
+__device__ __forceinline__ void wait_before_activations() {
+  if (FETCHES_FIRST) wait_for_previous_kernel();
 }
 
 #if __CUDA_ARCH__ >= 900

@@ -70,7 +70,7 @@ __device__ __forceinline__ void row_dot(const void* values, const void* scales, 
   for (int first = 0; first < CHUNKS; first += RowBatch<Format>::SIZE) {
     RowBatch<Format> batch;
     batch.load(values, scales, f, first, lane);
-    if (FIRST && first == 0) wait_for_previous_kernel();
+    if (FIRST && first == 0) wait_before_activations();
     if constexpr (SOME && T > 1) batch.dot(x, tokens, first, lane, sum);
     else batch.dot(x, first, lane, sum);
   }

@@ -29,7 +29,7 @@ struct Screen {
         load_once(scales + f * (D / SCREEN_GROUP) + column / SCREEN_GROUP, scale[p]);
       }
     }
-    wait_for_previous_kernel();
+    wait_before_activations();
 #pragma unroll
     for (int t = 0; t < T; ++t) dot[t] = squares[t] = 0.0f;
 #pragma unroll
@@ -72,6 +72,7 @@ screened_up(const X* READ_ONLY x, const u8* __restrict__ screen_values, const u1
   const int lane = threadIdx.x & 31;
   const int f = blockIdx.x * WARPS + (threadIdx.x >> 5);
   let_next_kernel_start();
+  wait_before_weights();
   if (f >= F) return;
   Screen screen;
   screen.run(screen_values, screen_scales, f, x, lane);

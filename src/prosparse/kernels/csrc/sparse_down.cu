@@ -32,7 +32,8 @@ sparse_down(const X* READ_ONLY x1, const void* __restrict__ down, const void* __
   Outputs outputs;
   outputs.begin(shared.arrivals, split, first_column, first_token);
   Sums sums;
-  wait_for_previous_kernel();
+  let_next_kernel_start();
+  wait_before_weights();
   outputs.read(bias, residual);
 #pragma unroll 1
   for (int first = 0; first < SHARE; first += ROUND) {

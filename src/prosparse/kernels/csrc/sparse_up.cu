@@ -1,8 +1,8 @@
 // Step (2) alone: x_1 = FATReLU(gate_pre) * (x W_1^T), reading only the rows of active neurons.
 //
 // A block owns SLICE neurons: it lists its active ones, then its warps take them from the list. The
-// neurons come in runs of 16 (one 32-byte sector of gate_pre) dealt out over all blocks, so that a
-// cluster of active neurons is shared by many.
+// neurons come in runs of RUN dealt out over all blocks, so that a cluster of active neurons is shared
+// by many.
 #include "constants.cuh"
 #include "element.cuh"
 #include "activation.cuh"
@@ -10,11 +10,10 @@
 #include "rows.cuh"
 #include "up.cuh"
 
-constexpr int RUN = 16;
 static_assert(SLICE % RUN == 0, "a block owns whole runs");
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-sparse_up(const X* __restrict__ gate_pre, const X* __restrict__ x, const void* __restrict__ up,
+sparse_up(const X* READ_ONLY gate_pre, const X* READ_ONLY x, const void* __restrict__ up,
           const void* __restrict__ up_scales, const X* __restrict__ up_bias, X* __restrict__ x1, float threshold, float shift) {
   const Activation activation{threshold, shift};
   __shared__ int active[SLICE];
@@ -23,6 +22,7 @@ sparse_up(const X* __restrict__ gate_pre, const X* __restrict__ x, const void* _
   if (threadIdx.x == 0) num_active = 0;
   __syncthreads();
   let_next_kernel_start();
+  wait_before_weights();
   for (int i = threadIdx.x; i < SLICE; i += WARPS * 32) {
     const int f = (i / RUN * gridDim.x + blockIdx.x) * RUN + i % RUN;
     if (f >= F) continue;

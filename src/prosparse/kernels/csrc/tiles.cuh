@@ -157,7 +157,7 @@ struct TileDot {
         if (Format::SCALED && mine && there)
           load_once(static_cast<const u16*>(scales) + static_cast<u64>(first + n) * UNITS + unit, scale[i]);
       }
-      if (FIRST && start == 0) wait_for_previous_kernel();
+      if (FIRST && start == 0) wait_before_activations();
 #pragma unroll
       for (int i = 0; i < SIZE; ++i) {
         const int unit = (start + i) * WARPS + warp;

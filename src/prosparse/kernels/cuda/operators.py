@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators on an NVIDIA GPU; the same four functions as `prosparse.kernels.reference`.
+"""The operators on an NVIDIA GPU; what they compute is `prosparse.kernels.reference`.
 
 The FFN is two kernels: `gate_up` (or `gate_up_tiles`, `screened_up`) leaves x_1 [T, F] in memory, a few kilobytes,
 and `sparse_down` starts while it is still running and waits for it on the device.
@@ -22,16 +22,22 @@ from prosparse.kernels.screen import Screen, certain_below
 MAX_TOKENS_OF_GATE_UP = 4
 
 
-def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
+def sparse_up(
+    gate_pre: Tensor,
+    x: Tensor,
+    up_proj: Tensor,
+    threshold: float = 0.0,
+    weights_ready: bool = False,
+) -> Tensor:
     """Step (2); see `prosparse.kernels.ops.sparse_up`."""
     weights = FFNWeights(up_proj, up_proj, up_proj, threshold=threshold)
-    return _sparse_up(gate_pre, x, weights)
+    return _sparse_up(gate_pre, x, weights, weights_ready)
 
 
-def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+def sparse_down(x1: Tensor, down_projT: Tensor, weights_ready: bool = False) -> Tensor:
     """Step (3); see `prosparse.kernels.ops.sparse_down`."""
     weights = FFNWeights(down_projT, None, down_projT)
-    return _sparse_down(x1, weights, None, False, follows=False)
+    return _sparse_down(x1, weights, None, False, follows=weights_ready)
 
 
 def gate_up(x: Tensor, weights: FFNWeights, weights_ready: bool = False) -> Tensor:
@@ -41,15 +47,15 @@ def gate_up(x: Tensor, weights: FFNWeights, weights_ready: bool = False) -> Tens
     by_tiles = programs.gate_wants_tiles(shape, weights.gate_scales is not None)
     if not by_tiles and weights.gate_scales is None and len(x) > MAX_TOKENS_OF_GATE_UP:
         gate_pre = functional.linear(x, weights.gate_proj, weights.gate_bias)
-        return _sparse_up(gate_pre, x, weights)
-    program = (programs.gate_up_tiles if by_tiles else programs.gate_up)(
-        shape,
-        weight_format(weights.gate_proj, weights.gate_scales, d_model),
-        weight_format(up, weights.up_scales, d_model),
-        up is not None,
-        weights.up_relu,
-        follows=weights_ready,
-    )
+        return _sparse_up(gate_pre, x, weights, weights_ready)
+    gate_format = weight_format(weights.gate_proj, weights.gate_scales, d_model)
+    up_format = weight_format(up, weights.up_scales, d_model)
+    kinds = (up is not None, weights.up_relu, weights_ready)
+    if by_tiles:
+        program = programs.gate_up_tiles(shape, gate_format, up_format, *kinds)
+    else:
+        down_format = weight_format(weights.down_projT, weights.down_scales, d_model)
+        program = programs.gate_up(shape, gate_format, up_format, down_format, *kinds)
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype, device=x.device)
     launch(
         program,
@@ -61,6 +67,7 @@ def gate_up(x: Tensor, weights: FFNWeights, weights_ready: bool = False) -> Tens
             up,
             weights.up_scales,
             weights.up_bias,
+            weights.down_projT,
             x1,
             rounded_to(weights.threshold, x.dtype),
             weights.shift,
@@ -127,13 +134,14 @@ def rounded_to(value: float, dtype: torch.dtype) -> float:
     return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
-def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
+def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights, follows: bool) -> Tensor:
     x = _aligned(x)
     program = programs.sparse_up(
         _shape(x, weights),
         weight_format(weights.up_proj, weights.up_scales, x.shape[1]),
         weights.up_proj is not None,
         weights.up_relu,
+        follows,
     )
     x1 = torch.empty(gate_pre.shape, dtype=x.dtype, device=x.device)
     launch(

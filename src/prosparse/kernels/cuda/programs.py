@@ -21,7 +21,10 @@ DATA_CENTER = ((9, 0), (10, 0))  # capabilities
 # where its weights need no unpacking.
 LEAST_TOKENS_OF_TILES = 3
 LEAST_TOKENS_OF_GATE_TILES = 5
-RUN = 16  # neurons of sparse_up.cu's and sparse_down.cu's shares that lie side by side
+RUN = 16  # neurons of sparse_down.cu's shares that lie side by side
+# Narrower models are launches and waits for memory rather than bytes: what may be needed is asked for
+# at once, and before the input is there.
+LEAST_WIDTH_OF_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Shape:
         return self.capability >= (9, 0)
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether its time is not that of reading its weights."""
+        return self.d_model < LEAST_WIDTH_OF_BYTES
+
+    @property
     def has_tiles(self) -> bool:
         """Whether tensor cores can multiply it: 16-bit activations, no ragged rows."""
         whole = self.d_model % 32 == 0 and self.d_ff % 8 == 0
@@ -64,13 +72,22 @@ def weight_format(values: Tensor | None, scales: Tensor | None, d_model: int) ->
 
 @functools.cache
 def gate_up(
-    shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool, follows: bool = False
+    shape: Shape,
+    gate: str,
+    up: str,
+    down: str,
+    has_up: bool,
+    up_relu: bool,
+    follows: bool = False,
 ) -> Program:
     """Steps (1) and (2): a warp for each neuron, in blocks as small as still fill the GPU."""
+    follows = follows and shape.overlaps
     warps = 2
     # As many warps as have the registers for all loads of a row each.
     blocks = 8 if shape.tokens == 1 else 4
-    simple = shape.tokens == 1 and gate == up == "Dense" and shape.dtype != torch.float32
+    one_dense = shape.tokens == 1 and gate == up == "Dense"
+    simple = one_dense and shape.dtype != torch.float32
+    small = one_dense and down == "Dense" and has_up and shape.is_narrow and shape.vec == 8
     constants = _constants(
         shape,
         GATE_FORMAT=gate,
@@ -81,10 +98,12 @@ def gate_up(
         BLOCKS=blocks,
         LOADS=_loads(shape, 20 if simple else 8),
         FEW_REGISTERS=int(not simple),
-        FOLLOWS=int(shape.overlaps and follows),
+        SMALL=int(small),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=int(follows and shape.is_narrow),
     )
     grid = (_ceil(shape.d_ff, warps), 1, 1)
-    return Program("gate_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
+    return Program("gate_up", constants, grid, warps * 32, follows=follows)
 
 
 def gate_wants_tiles(shape: Shape, quantized: bool) -> bool:
@@ -98,6 +117,7 @@ def gate_up_tiles(
     shape: Shape, gate: str, up: str, has_up: bool, up_relu: bool, follows: bool = False
 ) -> Program:
     """Steps (1) and (2) on tensor cores: a block for 8 neurons; see `Shape.has_tiles`."""
+    follows = follows and shape.overlaps
     warps, neurons = 4, 8
     constants = _constants(
         shape,
@@ -109,10 +129,11 @@ def gate_up_tiles(
         BLOCKS=4,
         LOADS=8,
         FEW_REGISTERS=1,
-        FOLLOWS=int(shape.overlaps and follows),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=int(follows and shape.is_narrow),
     )
     grid = (_ceil(shape.d_ff, neurons), 1, 1)
-    return Program("gate_up_tiles", constants, grid, warps * 32, follows=shape.overlaps and follows)
+    return Program("gate_up_tiles", constants, grid, warps * 32, follows=follows)
 
 
 @functools.cache
@@ -120,6 +141,7 @@ def screened_up(
     shape: Shape, up: str, has_up: bool, up_relu: bool, follows: bool = False
 ) -> Program:
     """Steps (1) and (2) behind a screen: small batches, so that more warps wait at a time."""
+    follows = follows and shape.overlaps
     warps = 2
     wide = shape.d_model > 4096
     blocks = 8 if wide else 10
@@ -133,29 +155,37 @@ def screened_up(
         LOADS=_loads(shape, 8),
         FEW_REGISTERS=1,
         SCREEN_GROUP=SCREEN_GROUP,
-        FOLLOWS=int(shape.overlaps and follows),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=int(follows and shape.is_narrow),
     )
     grid = (_ceil(shape.d_ff, warps), 1, 1)
-    return Program("screened_up", constants, grid, warps * 32, follows=shape.overlaps and follows)
+    return Program("screened_up", constants, grid, warps * 32, follows=follows)
 
 
 @functools.cache
-def sparse_up(shape: Shape, up: str, has_up: bool, up_relu: bool) -> Program:
-    """Step (2) alone."""
-    warps, slice_ = 16, 48
+def sparse_up(shape: Shape, up: str, has_up: bool, up_relu: bool, follows: bool = False) -> Program:
+    """Step (2) alone: blocks small enough that all have a place at once, with registers for whole rows."""
+    follows = follows and shape.overlaps
+    if shape.tokens > 1:
+        warps, slice_, blocks = 16, 48, 1
+    else:
+        warps, slice_, blocks = (4, 8, 6) if shape.d_model >= 4096 else (8, 16, 2)
     constants = _constants(
         shape,
         UP_FORMAT=up,
         HAS_UP=int(has_up),
         UP_RELU=int(up_relu),
         WARPS=warps,
-        BLOCKS=2 if shape.tokens == 1 else 1,
+        BLOCKS=blocks,
         LOADS=_loads(shape, 16 if shape.tokens == 1 else 8),
         FEW_REGISTERS=0,
         SLICE=slice_,
-        FOLLOWS=0,
+        RUN=min(RUN, slice_),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=0,
     )
-    return Program("sparse_up", constants, (_ceil(shape.d_ff, slice_), 1, 1), warps * 32)
+    grid = (_ceil(shape.d_ff, slice_), 1, 1)
+    return Program("sparse_up", constants, grid, warps * 32, follows=follows)
 
 
 @functools.cache
@@ -163,6 +193,7 @@ def sparse_down(
     shape: Shape, down: str, follows: bool, residual_float32: bool, float32_output: bool
 ) -> Program:
     """Step (3)."""
+    follows = follows and shape.overlaps
     by_tiles = down == "Dense" and shape.has_tiles and shape.tokens >= LEAST_TOKENS_OF_TILES
     cut = _down_by_tiles(shape) if by_tiles else _down_by_rows(shape)
     splits = cut["SPLITS"] = cut["SPLITS"] if shape.overlaps else 1
@@ -185,7 +216,8 @@ def sparse_down(
         RESIDUAL_FP32=int(residual_float32),
         OUTPUT_FP32=int(float32_output),
         SHARED_BYTES=shared_bytes,
-        FOLLOWS=int(shape.overlaps and follows),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=0,
         **cut,
     )
     return Program(
@@ -195,7 +227,7 @@ def sparse_down(
         cut["WARPS"] * 32,
         shared_bytes,
         cluster=splits,
-        follows=shape.overlaps and follows,
+        follows=follows,
     )
 
 
