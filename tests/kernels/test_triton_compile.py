@@ -17,7 +17,10 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
+    torch.bool: "*i1",
     torch.int8: "*i8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
     torch.uint8: "*u8",
 }
 
@@ -58,6 +61,36 @@ def source(kernel, arguments, blocks) -> triton.compiler.ASTSource:
     return triton.compiler.ASTSource(kernel, signature, constants, attributes)
 
 
+@pytest.fixture
+def launches(monkeypatch, tmp_path) -> list:
+    """Instead of running a kernel, note (kernel, arguments, blocks)."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    noted = []
+    for name in ("sparse_up", "gate_up", "sparse_down", "reglu"):
+        module = importlib.import_module(f"prosparse.kernels.triton.{name}")
+        record = lambda kernel, _grid, *arguments, **blocks: noted.append(  # noqa: E731
+            (kernel, arguments, blocks)
+        )
+        monkeypatch.setattr(module, "launch", record)
+    return noted
+
+
+def compiled(launch, capability) -> str:
+    """Return the PTX of a launch, after ptxas has made machine code of it."""
+    kernel, arguments, blocks = launch
+    if not isinstance(kernel, triton.JITFunction):
+        pytest.skip("TRITON_INTERPRET is set: there is nothing to compile.")
+    options = {name: blocks[name] for name in ("num_warps",) if name in blocks}
+    blocks = {name: value for name, value in blocks.items() if name not in options}
+    target = compiler.GPUTarget("cuda", capability, 32)
+    made = triton.compile(source(kernel, arguments, blocks), target=target, options=options)
+    assert made.asm["cubin"]
+    ptx = made.asm["ptx"]
+    # float32 stays float32, and no order of sums is left to chance.
+    assert not re.search(r"tf32|mma|\b(atom|red)\.", ptx)
+    return ptx
+
+
 @pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
 @pytest.mark.parametrize(
     ("make", "T", "D", "F", "dtype"),
@@ -67,26 +100,38 @@ def source(kernel, arguments, blocks) -> triton.compiler.ASTSource:
         pytest.param(quantized, 3, 4096, 11008, torch.float16, id="fp16-quantized"),
     ],
 )
-def test_kernels_compile(make, T, D, F, dtype, capability, monkeypatch, tmp_path):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    launches = []
-
-    def record(kernel, _grid, *arguments, **blocks):
-        launches.append((kernel, arguments, blocks))
-
-    for name in ("sparse_up", "gate_up", "sparse_down"):
-        module = importlib.import_module(f"prosparse.kernels.triton.{name}")
-        monkeypatch.setattr(module, "launch", record)
+def test_kernels_compile(make, T, D, F, dtype, capability, launches):
     weights, x = make(D, F, dtype), empty(T, D, dtype=dtype)
     operators.sparse_ffn(x, weights, residual=x, float32_output=make is quantized)
     if make is whole:
         operators.sparse_up(empty(T, F, dtype=dtype), x, weights.up_proj, threshold=0.1)
     assert len(launches) == (4 if make is whole else 3)
-    for kernel, arguments, blocks in launches:
-        if not isinstance(kernel, triton.JITFunction):
-            pytest.skip("TRITON_INTERPRET is set: there is nothing to compile.")
-        target = compiler.GPUTarget("cuda", capability, 32)
-        compiled = triton.compile(source(kernel, arguments, blocks), target=target)
-        assert compiled.asm["cubin"]
-        # float32 stays float32, and no order of sums is left to chance.
-        assert not re.search(r"tf32|mma|\b(atom|red)\.", compiled.asm["ptx"])
+    for launch in launches:
+        compiled(launch, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("T", "F", "dtype", "is_masked"),
+    [
+        pytest.param(16384, 11008, torch.bfloat16, False, id="bf16"),
+        pytest.param(16384, 1536, torch.float16, True, id="fp16-masked"),
+        pytest.param(3, 51, torch.float32, True, id="fp32-odd"),
+    ],
+)
+@pytest.mark.parametrize("threshold", [None, 0.1], ids=["relu", "fatrelu"])
+def test_training_kernels_compile(threshold, T, F, dtype, is_masked, capability, launches):
+    pre = empty(T, F, dtype=dtype)
+    mask_T = empty(T, dtype=torch.bool) if is_masked else None
+    operators.reglu(pre, pre, mask_T, threshold, 0.0)
+    operators.reglu_backward(
+        pre, empty(1, dtype=torch.float32), pre, pre, mask_T, threshold, 0.0, pre, pre
+    )
+    forward, closing, backward = launches
+    for launch, num_loads in ((forward, 2), (backward, 3)):
+        ptx = compiled(launch, capability)
+        if F % 16 == 0:  # 16 bytes at once
+            wide = re.findall(r"ld\.global[.\w:]*\.v4\.b32", ptx)  # twice as many once unrolled
+            assert wide
+            assert len(wide) % num_loads == 0
+    compiled(closing, capability)

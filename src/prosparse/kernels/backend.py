@@ -34,8 +34,26 @@ def choose_backend(device: torch.device) -> Backend:
 
 
 def implementation(device: torch.device) -> ModuleType:
-    """Return the module whose functions run the operators on a device."""
+    """Return the module whose functions run the sparse operators on a device."""
     return _module(choose_backend(device))
+
+
+def training_backend(device: torch.device) -> Backend:
+    """Return the backend of the training operators, which have no CUDA C++ form: Triton's is as fast."""
+    chosen = choose_backend(device)
+    if chosen != "cuda":
+        return chosen
+    return "triton" if why_not("triton", device) is None else "reference"
+
+
+def training_implementation(device: torch.device) -> ModuleType:
+    """Return the module whose functions run the training operators on a device."""
+    return _module(training_backend(device))
+
+
+def is_forced() -> bool:
+    """Return whether `use_backend` asks for a backend now."""
+    return bool(_forced)
 
 
 def why_not(backend: Backend, device: torch.device) -> str | None:

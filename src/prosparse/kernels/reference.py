@@ -20,8 +20,7 @@ def activate(pre: Tensor, threshold: float, shift: float = 0.0) -> Tensor:
     """Return FATReLU(pre - shift), of the shape and dtype of `pre`; ties are kept (Eq. 3)."""
     if shift:
         pre = (pre.float() - shift).to(pre.dtype)
-    cut = torch.tensor(threshold, dtype=pre.dtype, device="cpu").item()
-    return pre.masked_fill(pre < cut, 0)
+    return pre.masked_fill(pre < _rounded(threshold, pre.dtype), 0)
 
 
 def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
@@ -77,6 +76,61 @@ def sparse_ffn(
     if residual is not None:
         y = y + residual.float()
     return y if float32_output else y.to(x.dtype)
+
+
+def reglu(
+    gate_pre: Tensor, up: Tensor, mask_T: Tensor | None, threshold: float | None, shift: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The intermediate of training, x_1 = act(gate_pre) * up, and what Equation 2 needs of it.
+
+    Args:
+        gate_pre: [T, F], the gate before its activation.
+        up: [T, F].
+        mask_T: bool [T], false where a token is padding; None when none is.
+        threshold: t of FATReLU; None is ReLU, which differs in its derivative at 0 only.
+        shift: b of shifted ReLU, subtracted first.
+
+    Returns:
+        x_1 [T, F] in the dtype of `up`, and of the real tokens ||x_1||_1 (float32) and the number
+        of non-zero entries (int64).
+    """
+    x1 = activate(gate_pre, threshold or 0.0, shift) * up
+    real = x1 if mask_T is None else x1.masked_fill(~mask_T[:, None], 0)
+    return x1, real.abs().sum(dtype=torch.float32), real.count_nonzero()
+
+
+def reglu_backward(
+    grad_x1: Tensor,
+    grad_l1: Tensor,
+    gate_pre: Tensor,
+    up: Tensor,
+    mask_T: Tensor | None,
+    threshold: float | None,
+    shift: float,
+    d_gate: Tensor,
+    d_up: Tensor,
+) -> None:
+    """Write the gradients of `reglu` into `d_gate` and `d_up`, rounded once from float32.
+
+    Each may be the memory of `gate_pre`, `up` or `grad_x1`. The L1 norm adds its gradient times
+    sign(x_1) to `grad_x1` [T, F].
+    """
+    cut = threshold or 0.0
+    gate = activate(gate_pre, cut, shift)
+    signs = (gate * up).sign().float()
+    if mask_T is not None:
+        signs = signs.masked_fill(~mask_T[:, None], 0)
+    grad = grad_x1.float() + grad_l1 * signs
+    # NaN passes its gradient on, as torch's own activations do.
+    is_flat = gate == 0 if threshold is None else gate_pre < _rounded(cut, gate_pre.dtype)
+    to_gate = (grad * up.float()).masked_fill(is_flat, 0)
+    to_up = grad * gate.float()
+    d_gate.copy_(to_gate)
+    d_up.copy_(to_up)
+
+
+def _rounded(threshold: float, dtype: torch.dtype) -> float:
+    return torch.tensor(threshold, dtype=dtype, device="cpu").item()
 
 
 def _times_up(gate: Tensor, x: Tensor, weights: FFNWeights) -> Tensor:
