@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of the tiny checkpoint: in this process, and in others that can be killed."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from prosparse.kernels.backend import use_backend
 from prosparse.records.codec import decode
 from prosparse.records.files import read_log
 from prosparse.records.run import TrainRecord
@@ -24,10 +26,14 @@ from prosparse.training.run import train
 CLOCKED = {"seconds", "tokens_per_second"}
 
 SCRIPT = """
+import contextlib
 import sys
 import prosparse as ps
+from prosparse.kernels.backend import use_backend
 
-ps.train(sys.argv[1], device="cpu", progress=False, resume="--resume" in sys.argv)
+is_fused = "--fused" in sys.argv
+with use_backend("reference") if is_fused else contextlib.nullcontext():
+    ps.train(sys.argv[1], device="cpu", progress=False, resume="--resume" in sys.argv)
 """
 
 
@@ -82,6 +88,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["hooks", "fused"])
+def path(request) -> Iterator[str]:
+    """Train both ways: x_1 watched by hooks, as on a CPU, and computed by the fused operator."""
+    with use_backend("reference") if request.param == "fused" else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture

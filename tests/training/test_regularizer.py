@@ -7,6 +7,8 @@ from prosparse.errors import UserError
 from prosparse.model.ffn import ffns
 from prosparse.training.regularizer import SparsityPenalty, kappa
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def model(relu_checkpoint):
@@ -19,7 +21,7 @@ def ids_BS() -> torch.Tensor:
 
 
 def collected(model, ids_BS: torch.Tensor, mask_BS: torch.Tensor | None = None):
-    penalty = SparsityPenalty(ffns(model))
+    penalty = SparsityPenalty(ffns(model), CPU)
     with penalty.attached(), penalty.collect(mask_BS):
         model(input_ids=ids_BS, attention_mask=mask_BS)
     return penalty.take()
@@ -48,6 +50,7 @@ def test_reference_tokens_go_with_summed_and_nothing_else(normalization, referen
         kappa(normalization, 48, reference_tokens)
 
 
+@pytest.mark.usefixtures("path")
 def test_l1_and_counts_equal_those_computed_by_hand(model, ids_BS, intermediates):
     seen = collected(model, ids_BS)
     x1_L = intermediates(model, ids_BS)
@@ -57,6 +60,7 @@ def test_l1_and_counts_equal_those_computed_by_hand(model, ids_BS, intermediates
         assert 0 < active < x1.numel()
 
 
+@pytest.mark.usefixtures("path")
 def test_padding_is_never_counted(model, ids_BS, intermediates):
     mask_BS = torch.ones_like(ids_BS)
     mask_BS[0, 9:] = 0
@@ -69,6 +73,7 @@ def test_padding_is_never_counted(model, ids_BS, intermediates):
         assert active.item() == (x1_TF != 0).sum().item()
 
 
+@pytest.mark.usefixtures("path")
 def test_the_gradient_of_the_penalty_is_that_of_the_l1_norm(model, ids_BS, intermediates):
     parameters = dict(model.named_parameters())
     seen = collected(model, ids_BS)
@@ -86,8 +91,9 @@ def test_the_gradient_of_the_penalty_is_that_of_the_l1_norm(model, ids_BS, inter
     assert ours[down_proj].norm() == 0  # comes after the last intermediate
 
 
+@pytest.mark.usefixtures("path")
 def test_an_evaluation_in_the_middle_of_training_is_not_collected(model, ids_BS):
-    penalty = SparsityPenalty(ffns(model))
+    penalty = SparsityPenalty(ffns(model), CPU)
     with penalty.attached():
         with penalty.collect(None):
             model(input_ids=ids_BS)
@@ -98,11 +104,12 @@ def test_an_evaluation_in_the_middle_of_training_is_not_collected(model, ids_BS)
     assert all(l1.requires_grad for l1 in seen.l1_L)
 
 
+@pytest.mark.usefixtures("path")
 def test_recomputation_is_not_collected(model, ids_BS):
     plain = collected(model, ids_BS)
     renamed = getattr(model, "activation_checkpointing_enable", None)  # since transformers 5.18
     (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    penalty = SparsityPenalty(ffns(model))
+    penalty = SparsityPenalty(ffns(model), CPU)
     num_passes = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: num_passes.append(1))
     with penalty.attached():
@@ -119,7 +126,7 @@ def test_recomputation_is_not_collected(model, ids_BS):
 
 def test_hooks_come_off_when_training_fails(model):
     def fail() -> None:
-        with SparsityPenalty(ffns(model)).attached():
+        with SparsityPenalty(ffns(model), CPU).attached():
             assert all(ffn.down._forward_pre_hooks for ffn in ffns(model))
             raise ZeroDivisionError
 

@@ -97,6 +97,7 @@ def by_hand(model, batch: dict, factor: float, intermediates) -> dict:
 
 
 @pytest.mark.invariant
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(("size", "accumulation"), [(4, 1), (1, 4)], ids=["whole", "accumulated"])
 def test_a_step_minimizes_cross_entropy_plus_the_penalty_of_its_real_tokens(
     trainer, model, log, intermediates, size, accumulation
@@ -130,6 +131,7 @@ def test_a_step_minimizes_cross_entropy_plus_the_penalty_of_its_real_tokens(
     assert made.state.log_history[0]["loss"] == pytest.approx(expected["total"], rel=1e-5)
 
 
+@pytest.mark.usefixtures("path")
 def test_without_a_penalty_only_cross_entropy_is_minimized(trainer, model, log, intermediates):
     dataset = samples([16, 16])
     batch = default_data_collator(dataset)
@@ -144,6 +146,7 @@ def test_without_a_penalty_only_cross_entropy_is_minimized(trainer, model, log, 
         torch.testing.assert_close(gradients.of[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.usefixtures("path")
 def test_the_logged_sparsity_is_what_the_meter_counts(trainer, model, log):
     dataset = samples([16, 16])
     meter = SparsityMeter(ffns(model), torch.device("cpu"))
@@ -153,6 +156,7 @@ def test_the_logged_sparsity_is_what_the_meter_counts(trainer, model, log):
     assert log()[0]["layer_sparsity"] == pytest.approx(list(meter.layer_sparsity()), rel=1e-12)
 
 
+@pytest.mark.usefixtures("path")
 def test_each_step_is_penalized_with_its_own_lambda(trainer, log):
     stages = [{"until": 2, "factor": 0}, {"until": 3, "factor": 0.5}, {"until": 6, "factor": 2}]
     made = trainer(samples([16] * 6), stages, micro_batch_size=1)
@@ -163,6 +167,7 @@ def test_each_step_is_penalized_with_its_own_lambda(trainer, log):
     assert penalties == pytest.approx(factors, rel=1e-5)
 
 
+@pytest.mark.usefixtures("path")
 def test_tokens_are_counted_as_they_come(trainer, log):
     made = trainer(samples([16, 3, 9, 14]), [{"until": 4, "factor": 1}], micro_batch_size=1)
     made.train()
@@ -170,8 +175,11 @@ def test_tokens_are_counted_as_they_come(trainer, log):
     assert all(0.2 < line["sparsity"] < 0.8 for line in log())
 
 
-def test_no_hook_stays_on_the_model(trainer, model):
+@pytest.mark.usefixtures("path")
+def test_the_model_is_its_own_again(trainer, model):
+    before = [type(module) for module in model.modules()]
     trainer(samples([16, 16]), [{"until": 1, "factor": 1}], micro_batch_size=2).train()
+    assert [type(module) for module in model.modules()] == before
     assert not any(ffn.down._forward_pre_hooks for ffn in ffns(model))
 
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from prosparse.records.files import read_record
 from prosparse.training.trainer import ProSparseTrainer
 
-pytestmark = pytest.mark.invariant
+pytestmark = [pytest.mark.invariant, pytest.mark.usefixtures("path")]
 
 
 def variant(data: dict, name: str, **training) -> dict:
@@ -92,10 +92,11 @@ def test_compiled_is_eager(run, recipe_data, monkeypatch, backend):
     assert not counters["graph_break"]
 
 
-def test_one_process_is_two(run, start, finished, recipe_data):
+def test_one_process_is_two(run, start, finished, recipe_data, path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     halved = variant(recipe_data, "halved", micro_batch_size=2, gradient_accumulation=2)
-    process = start(halved, launcher=launcher)
+    options = ("--fused",) if path == "fused" else ()
+    process = start(halved, *options, launcher=launcher)
     whole = run(variant(recipe_data, "whole", micro_batch_size=8))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output

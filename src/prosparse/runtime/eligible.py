@@ -7,7 +7,6 @@ Everything is known before anything is changed.
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU, ShiftedReLU
 from prosparse.model.ffn import FFN, ffns
+from prosparse.model.gated import is_only_gated_ffn
 from prosparse.model.quantized import QuantizedLinear
 from prosparse.runtime.sparse_ffn import is_swapped
 
@@ -134,38 +134,9 @@ def _refuse_shared(model: PreTrainedModel, found: list[FFN]) -> None:
 
 def _refuse_other_module(ffn: FFN) -> None:
     """A gated FFN module must return what `down` does, of act(gate(x)) * up(x): it is replaced."""
-    calls: list[tuple[Tensor, Tensor]] = []
-
-    def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((args[0], output))
-
-    weight = ffn.weights()["up_proj"]
-    x = torch.linspace(-1, 1, weight.shape[1], device=weight.device).to(weight.dtype)[None, None]
-    handle = ffn.down.register_forward_hook(note)
-    try:
-        with torch.no_grad():
-            output = ffn.module(x)
-            first, up = _first_and_up(ffn, x)
-            expected = ffn.activation(first) * up
-    except TypeError:  # it wants more than x
-        output = expected = None
-    finally:
-        handle.remove()
-    if len(calls) == 1 and output is calls[0][1] and _equal(calls[0][0], cast("Tensor", expected)):
-        return
-    raise UserError(
-        f"{ffn.name} ({type(ffn.module).__name__}) computes more than down(act(gate(x)) * up(x)); "
-        "accelerate would leave that out and does not take this model."
-    )
-
-
-def _first_and_up(ffn: FFN, x: Tensor) -> tuple[Tensor, Tensor]:
-    up = ffn.module.get_submodule(ffn.family.up)(x)
-    if ffn.family.gate is None:
-        first, second = up.chunk(2, dim=-1)
-        return first, second
-    return ffn.module.get_submodule(ffn.family.gate)(x), up
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.allclose(a, b, equal_nan=True))
+    if not is_only_gated_ffn(ffn):
+        raise UserError(
+            f"{ffn.name} ({type(ffn.module).__name__}) computes more than "
+            "down(act(gate(x)) * up(x)); accelerate would leave that out and does not take this "
+            "model."
+        )

@@ -24,6 +24,7 @@ from torch import Tensor
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN
 from prosparse.model.tap import tap
+from prosparse.training.fused_ffn import fused, is_fusible
 
 Normalization = Literal["mean", "summed"]
 
@@ -67,13 +68,21 @@ class Intermediates:
 class SparsityPenalty:
     """Watches x_1 of every FFN during training forward passes.
 
-    Gradient checkpointing runs the forward again during backward. The hooks then compute the same
-    again, as checkpointing demands, but nothing is collected: collection is open only inside
-    `collect`, which the backward pass is never in.
+    Where it can, one kernel computes x_1 and what is to be seen of it (`prosparse.training.fused_ffn`);
+    elsewhere hooks look at x_1 once it is there.
+
+    Gradient checkpointing runs the forward again during backward. The same is then computed again, as
+    checkpointing demands, but nothing is collected: collection is open only inside `collect`, which
+    the backward pass is never in.
+
+    Args:
+        ffns: Those of the model.
+        device: Where the model will be trained.
     """
 
-    def __init__(self, ffns: Sequence[FFN]) -> None:
+    def __init__(self, ffns: Sequence[FFN], device: torch.device) -> None:
         self._ffns = ffns
+        self._device = device
         self._mask_T: Tensor | None = None
         self._is_collecting = False
         self._l1: dict[int, Tensor] = {}
@@ -81,13 +90,18 @@ class SparsityPenalty:
 
     @contextmanager
     def attached(self) -> Iterator[SparsityPenalty]:
-        """Keep the hooks on the model for the length of the block.
+        """Watch the model for the length of the block; it is what it was afterwards.
 
-        They stay on for a whole training run: a compiled model keeps only the hooks that it was
-        compiled with.
+        For a whole training run: a compiled model keeps only the hooks, and the classes of modules,
+        that it was compiled with.
         """
+        watched = [ffn for ffn in self._ffns if is_fusible(ffn, self._device)]
+        others = [ffn for ffn in self._ffns if ffn not in watched]
         with ExitStack() as stack:
-            stack.enter_context(tap(self._ffns, self._observe))
+            for ffn in watched:
+                stack.enter_context(fused(ffn, self._mask, self._collect))
+            if others:
+                stack.enter_context(tap(others, self._observe))
             yield self
 
     @contextmanager
@@ -97,7 +111,7 @@ class SparsityPenalty:
         Args:
             attention_mask: [B, S], 0 where there is padding; None when there is none.
         """
-        self._mask_T = None if attention_mask is None else attention_mask.reshape(-1)
+        self._mask_T = None if attention_mask is None else attention_mask.reshape(-1).bool()
         self._l1.clear()
         self._active.clear()
         self._is_collecting = True
@@ -125,6 +139,11 @@ class SparsityPenalty:
             x1_TF = x1_TF * self._mask_T[:, None]
         # abs keeps x_1 for its backward, which down_proj keeps anyway: no memory is added.
         l1 = x1_TF.abs().sum(dtype=torch.float32)
+        self._collect(layer, l1, torch.count_nonzero(x1_TF.detach()))
+
+    def _mask(self) -> Tensor | None:
+        return self._mask_T
+
+    def _collect(self, layer: int, l1: Tensor, active: Tensor) -> None:
         if self._is_collecting:
-            self._l1[layer] = l1
-            self._active[layer] = torch.count_nonzero(x1_TF.detach())
+            self._l1[layer], self._active[layer] = l1, active

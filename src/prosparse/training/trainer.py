@@ -48,13 +48,13 @@ class ProSparseTrainer(Trainer):
         self.log_path = log_path
         self.clock = Clock(seconds_before)
         self.ffns = ffns(cast("PreTrainedModel", self.model))
-        self.penalty = SparsityPenalty(self.ffns)
+        self.penalty = SparsityPenalty(self.ffns, self.args.device)
         self._tokens_in_step = 0
         self._tokens_logged = tokens_before
         self._totals = Totals(len(self.ffns), self.args.device, seconds_before)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, with the penalty's hooks on the model from before it is compiled to the end."""
+        """Train, with the penalty watching the model from before it is compiled to the end."""
         refuse_liger_ffn(self.args)
         with self.penalty.attached():
             return super().train(*args, **kwargs)

@@ -50,7 +50,9 @@ def reglu(
     )
     l1 = torch.empty(1, dtype=torch.float32, device=device)
     num_active = torch.empty(1, dtype=torch.int64, device=device)
-    launch(sum_tokens_kernel, (1,), l1_T, active_T, l1, num_active, T, **BLOCK_T)
+    # A power of two, so that few numbers of tokens have a kernel of their own.
+    covered = 1 << (max(T, BLOCK_T["BLOCK_T"]) - 1).bit_length()
+    launch(sum_tokens_kernel, (1,), l1_T, active_T, l1, num_active, T, covered, **BLOCK_T)
     return x1, l1[0], num_active[0]
 
 
@@ -135,12 +137,13 @@ def sum_tokens_kernel(
     l1_ptr,
     active_ptr,
     T,
+    COVERED: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """Write the sums over all tokens."""
+    """Write the sums over all tokens, of which there are at most COVERED."""
     l1 = tl.zeros([BLOCK_T], tl.float32)
     active = tl.zeros([BLOCK_T], tl.int64)
-    for first in range(0, T, BLOCK_T):
+    for first in range(0, COVERED, BLOCK_T):
         tokens = first + tl.arange(0, BLOCK_T)
         l1 += tl.load(l1_T_ptr + tokens, mask=tokens < T, other=0)
         active += tl.load(active_T_ptr + tokens, mask=tokens < T, other=0).to(tl.int64)
