@@ -14,6 +14,7 @@ from prosparse.model.registration import register as _register
 if TYPE_CHECKING:
     from prosparse.benchmarking.decode import bench_decode
     from prosparse.benchmarking.ops import bench_ops
+    from prosparse.benchmarking.training import bench_train
     from prosparse.errors import UserError
     from prosparse.laws.lambda_law import plan
     from prosparse.measurement.run import measure
@@ -34,6 +35,7 @@ _VERBS = {
     "accelerate": "prosparse.runtime.accelerate",
     "bench_decode": "prosparse.benchmarking.decode",
     "bench_ops": "prosparse.benchmarking.ops",
+    "bench_train": "prosparse.benchmarking.training",
     "generate": "prosparse.runtime.generate",
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
@@ -52,6 +54,7 @@ __all__ = [
     "accelerate",
     "bench_decode",
     "bench_ops",
+    "bench_train",
     "generate",
     "load",
     "load_tokenizer",

@@ -51,3 +51,17 @@ def test_the_limit_is_measured_and_says_how():
     assert len(limit.points) == 3
     assert all(point.us > 0 for point in limit.points)
     assert limit.us(2.0) == pytest.approx(limit.launch_us + 2 * limit.us_per_mb)
+
+
+def test_in_turns_every_replay_runs_once_in_a_round():
+    order = []
+
+    class Noted:
+        num_calls = 2
+
+        def __init__(self, name):
+            self.run = lambda: order.append(name)
+
+    times = Stopwatch(torch.device("cpu"), Repeats(1, 3)).time_in_turns([Noted("a"), Noted("b")])
+    assert order == ["a", "b"] * 4
+    assert [len(readings) for readings in times] == [3, 3]

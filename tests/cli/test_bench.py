@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`prosparse bench ops` and `prosparse bench decode`, from help to report."""
+"""`prosparse bench ops`, `decode` and `train`, from help to report."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from prosparse.records.files import read_record
 OPS = ("bench", "ops", "--shape", "64x192", "--device", "cpu", "--quick")
 
 
-@pytest.mark.parametrize("verb", ["ops", "decode"])
+@pytest.mark.parametrize("verb", ["ops", "decode", "train"])
 def test_help_shows_an_example(prosparse, verb):
     result = prosparse("bench", verb, "--help")
     assert result.code == 0
@@ -104,3 +104,36 @@ def test_decode_refuses_a_dense_model(prosparse, checkpoint):
     result = prosparse("bench", "decode", checkpoint, "--device", "cpu")
     assert result.code == 2
     assert "no zeros to skip" in result.err.splitlines()[-1]
+
+
+TRAIN = ("bench", "train", "--shape", "64x192", "--tokens", 40, "--device", "cpu", "--quick")
+
+
+def test_train_prints_rows_and_headline_and_writes_a_report(prosparse, tmp_path):
+    out = tmp_path / "out"
+    result = prosparse(*TRAIN, "--dtype", "float32", "--out", out)
+    assert result.code == 0, result.err
+    record = read_record(out)
+    assert record.kind == "bench_train"
+    lines = result.out.splitlines()
+    for row in record.rows:
+        assert sum(line.startswith(row.contender) for line in lines) >= 1
+    assert "ReGLU with the L1 norm and the count, fused, takes " in result.out
+    assert f"Wrote {out}/report.html" in result.out
+    assert prosparse(*TRAIN, "--out", out).code == 2
+
+
+def test_train_with_a_wrong_result_ends_with_code_1(prosparse, monkeypatch):
+    right = reference.reglu
+    monkeypatch.setattr(
+        reference, "reglu", lambda *given: (right(*given)[0] * 1.1, *right(*given)[1:])
+    )
+    result = prosparse(*TRAIN)
+    assert result.code == 1
+    assert "WRONG, and so without a time: ReGLU, L1 and count, fused, eager (ffn)" in result.out
+
+
+def test_train_says_what_it_cannot_take(prosparse):
+    result = prosparse(*TRAIN[:4], "--tokens", 0, "--device", "cpu")
+    assert result.code == 2
+    assert "--tokens must be at least 1" in result.complaint

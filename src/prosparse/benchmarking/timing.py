@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +46,15 @@ def spread(times: Sequence[float]) -> Spread:
     """Return median, 10th and 90th percentile of the repeats."""
     shares = torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64)
     return Spread(*torch.quantile(torch.tensor(times, dtype=torch.float64), shares).tolist())
+
+
+class Runnable(Protocol):
+    """What a stopwatch times."""
+
+    num_calls: int
+
+    def run(self) -> None:
+        """Run all calls once; on a GPU only start them."""
 
 
 class Replay:
@@ -96,15 +106,27 @@ class Stopwatch:
         num_bytes = CACHE_SWEEPS * cache_bytes(device)
         self._foreign = torch.zeros(num_bytes // 4, dtype=torch.int32, device=device)
 
-    def time(self, replay: Replay) -> Spread:
+    def time(self, replay: Runnable) -> Spread:
         """Return the time of one call of a replay."""
+        return spread(self.time_in_turns([replay])[0])
+
+    def time_in_turns(self, replays: Sequence[Runnable]) -> list[list[float]]:
+        """Return the times of one call of each replay, one for each round, in microseconds.
+
+        In a round every replay runs once: what changes slowly, such as a GPU's clocks under load,
+        is the same for all of them.
+        """
         once = self._time_on_gpu if self._device.type == "cuda" else _time_on_cpu
         for _ in range(self._repeats.warmup):
-            once(replay)
-        readings = [once(replay) for _ in range(self._repeats.timed)]
-        return spread([read() / replay.num_calls for read in readings])
+            for replay in replays:
+                once(replay)
+        rounds = [[once(replay) for replay in replays] for _ in range(self._repeats.timed)]
+        return [
+            [read() / replay.num_calls for read in readings]
+            for replay, readings in zip(replays, zip(*rounds, strict=True), strict=True)
+        ]
 
-    def _time_on_gpu(self, replay: Replay) -> Callable[[], float]:
+    def _time_on_gpu(self, replay: Runnable) -> Callable[[], float]:
         """Start one replay; return a function that waits for its time in microseconds."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # Read, not written: dirty lines would have to be written back within the measured time.
@@ -120,7 +142,7 @@ class Stopwatch:
         return read
 
 
-def _time_on_cpu(replay: Replay) -> Callable[[], float]:
+def _time_on_cpu(replay: Runnable) -> Callable[[], float]:
     start = time.perf_counter()
     replay.run()
     seconds = time.perf_counter() - start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how fast the sparse operators and the sparse decode are on this machine."""
+"""Measure on this machine how fast sparse operators and decode are, and what training pays."""
 
 from __future__ import annotations
 
@@ -160,6 +160,50 @@ def decode(
         on_row=LiveDecode(),
     )
     write(f"\n{record.breakdown}\n\n{headline(record)}\n{exactness_text(record)}")
+    _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
+
+
+def train(
+    shape: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|DxF",
+            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-135m, or d_model x d_ff.",
+        ),
+    ] = "llama2-7b",
+    tokens: Annotated[int, typer.Option(help="In one forward and backward pass.")] = 16384,
+    dtype: Dtype = "bfloat16",
+    no_compile: NoCompile = False,
+    quick: Quick = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what the L1 norm and the counts cost in training: one FFN, forward and backward.
+
+    Every output and gradient is checked against float32 before it gets a time; a wrong one gets none,
+    and the command ends with code 1.
+
+    Example: `prosparse bench train --shape llama2-7b --tokens 16384 --out runs/train-cost`
+    """
+    import prosparse as ps
+    from prosparse.cli.live import LiveTraining, write
+    from prosparse.reporting.training_speed import headline
+
+    record = ps.bench_train(
+        shape,
+        tokens=tokens,
+        dtype=dtype,
+        compiled=not no_compile,
+        quick=quick,
+        device=device,
+        seed=seed,
+        out=out,
+        overwrite=overwrite,
+        on_row=LiveTraining(),
+    )
+    write(headline(record))
     _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
 
 

@@ -16,6 +16,7 @@ from prosparse.reporting.speed_grids import (
     ops_row,
 )
 from prosparse.reporting.tables import MilestoneTable, PlainTable, ThresholdTable
+from prosparse.reporting.training_speed import HEADER, WIDTHS, train_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from prosparse.records.run import Milestone
     from prosparse.records.speed import DecodeRow, OpsRow
     from prosparse.records.threshold import ThresholdCandidate
+    from prosparse.records.training_speed import TrainSpeedRow
 
 
 def write(text: str) -> None:
@@ -88,3 +90,18 @@ class LiveDecode:
             write(self._table.header())
             self._has_header = True
         write(self._table.row(decode_row(row)))
+
+
+class LiveTraining:
+    """Prints a header, then each row of a training benchmark."""
+
+    def __init__(self) -> None:
+        self._table = PlainTable(HEADER, WIDTHS)
+        self._has_header = False
+
+    def __call__(self, row: TrainSpeedRow) -> None:
+        """Print one row."""
+        if not self._has_header:
+            write(self._table.header())
+            self._has_header = True
+        write(self._table.row(train_row(row)))

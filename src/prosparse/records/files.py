@@ -18,6 +18,7 @@ from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
+from prosparse.records.training_speed import TrainSpeedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ Record = (
     | SparsifyRecord
     | OpsSpeedRecord
     | DecodeSpeedRecord
+    | TrainSpeedRecord
     | LambdaLawRecord
 )
 KINDS: dict[str, type] = {
@@ -44,6 +46,7 @@ KINDS: dict[str, type] = {
     "sparsify": SparsifyRecord,
     "bench_ops": OpsSpeedRecord,
     "bench_decode": DecodeSpeedRecord,
+    "bench_train": TrainSpeedRecord,
     "plan": LambdaLawRecord,
 }
 

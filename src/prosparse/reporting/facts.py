@@ -10,9 +10,11 @@ from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, Train
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
+from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import compact_number, duration, listing
 from prosparse.reporting.speed_summary import speed_facts, speed_notes
+from prosparse.reporting.training_speed import train_speed_facts, train_speed_notes
 
 if TYPE_CHECKING:
     from prosparse.records.files import Record
@@ -39,6 +41,8 @@ def reading_notes(record: Record) -> list[str]:
     """Return what a reader must know of the numbers on the page, one sentence or two each."""
     if isinstance(record, OpsSpeedRecord | DecodeSpeedRecord):
         return speed_notes(record)
+    if isinstance(record, TrainSpeedRecord):
+        return train_speed_notes(record)
     measures = _measures(record)
     if not measures:
         return []
@@ -95,6 +99,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return _training_facts(record)
         case OpsSpeedRecord() | DecodeSpeedRecord():
             return speed_facts(record)
+        case TrainSpeedRecord():
+            return train_speed_facts(record)
         case LambdaLawRecord():
             return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
         case SparsifyRecord():

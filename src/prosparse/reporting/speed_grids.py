@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SpeedLimit,
         TokenCheck,
     )
+    from prosparse.records.training_speed import TrainSpeedRecord
 
 STEPS = {"up": "step 2 (up)", "down": "step 3 (down)", "ffn": "whole FFN"}
 NOTHING = "–"
@@ -78,7 +79,7 @@ def limit_text(limit: SpeedLimit) -> str:
     )
 
 
-def limit_grid(record: OpsSpeedRecord | DecodeSpeedRecord) -> Grid:
+def limit_grid(record: OpsSpeedRecord | DecodeSpeedRecord | TrainSpeedRecord) -> Grid:
     """Return the measured launches that only read, with the line through them."""
     limit = record.limit
     return Grid(
@@ -91,7 +92,7 @@ def limit_grid(record: OpsSpeedRecord | DecodeSpeedRecord) -> Grid:
     )
 
 
-def not_run_grid(record: OpsSpeedRecord | DecodeSpeedRecord) -> Grid:
+def not_run_grid(record: OpsSpeedRecord | DecodeSpeedRecord | TrainSpeedRecord) -> Grid:
     """Return what could not run, with the reasons."""
     return Grid(
         ("not run", "because"),
