@@ -183,6 +183,25 @@ def test_no_more_is_kept_for_the_backward_pass_than_of_a_plain_swiglu():
     assert kept(tiny_model("llama").train(), "hooks") >= x + 3 * pre_activation
 
 
+def test_gradients_take_the_place_of_the_pre_activations(monkeypatch):
+    seen = []
+
+    def noted(ffn, x):
+        seen.extend(tensors := pre_activations(ffn, x))
+        return tensors
+
+    pre_activations = fused_ffn.pre_activations
+    monkeypatch.setattr(fused_ffn, "pre_activations", noted)
+    model = relu_model()
+    with way("fused"), SparsityPenalty(ffns(model), CPU).attached():
+        loss = model(tiny_tokens(), labels=tiny_tokens()).loss
+        before = [tensor.detach().clone() for tensor in seen]
+        loss.backward()
+    assert len(seen) == 4
+    for tensor, values in zip(seen, before, strict=True):
+        assert not torch.equal(tensor, values)
+
+
 def test_inside_and_afterwards_it_is_the_same_checkpoint(relu_checkpoint, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(relu_checkpoint).train()
     before = copy.deepcopy(model.state_dict())
