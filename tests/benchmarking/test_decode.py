@@ -9,7 +9,6 @@ import torch
 
 from prosparse.benchmarking import decode as verb
 from prosparse.benchmarking import decode_contenders as registry
-from prosparse.benchmarking import shapes
 from prosparse.benchmarking.decode import bench_decode
 from prosparse.benchmarking.decode_check import dense_decode
 from prosparse.benchmarking.decode_contenders import decode_contenders, own_loop
@@ -18,6 +17,7 @@ from prosparse.benchmarking.decode_runner import with_speedups
 from prosparse.benchmarking.decode_runs import Decoded, endless, stock_decode
 from prosparse.errors import UserError
 from prosparse.kernels import reference
+from prosparse.model import shapes
 from prosparse.records.files import read_record
 from prosparse.runtime.accelerate import accelerate
 from tests.conftest import tiny_llama

@@ -8,9 +8,9 @@ from prosparse.benchmarking.decode_model import (
     set_thresholds,
     traffic,
 )
-from prosparse.benchmarking.shapes import Shape
 from prosparse.errors import UserError
 from prosparse.model.ffn import ffns
+from prosparse.model.shapes import Shape
 
 CPU = torch.device("cpu")
 TINY = Shape("tiny", 32, 96, 3, 4, 2, 128)

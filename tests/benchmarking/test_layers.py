@@ -4,8 +4,8 @@ import torch
 
 from prosparse.benchmarking.layers import make_layers, set_mask
 from prosparse.benchmarking.masks import Mask
-from prosparse.benchmarking.shapes import Shape
 from prosparse.kernels import reference
+from prosparse.model.shapes import Shape
 
 SHAPE = Shape("tiny", 96, 320)
 CPU = torch.device("cpu")

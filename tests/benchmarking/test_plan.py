@@ -5,8 +5,8 @@ import torch
 
 from prosparse.benchmarking import plan
 from prosparse.benchmarking.plan import choose_backends, count_copies, plan_cases
-from prosparse.benchmarking.shapes import Shape, parse_shapes
 from prosparse.errors import UserError
+from prosparse.model.shapes import Shape, parse_shapes
 
 TINY = (Shape("tiny", 64, 192),)
 

@@ -9,7 +9,7 @@ from prosparse.benchmarking.contenders import contenders
 from prosparse.benchmarking.layers import make_layers, set_mask
 from prosparse.benchmarking.masks import Mask
 from prosparse.benchmarking.reference import ERROR_BOUND, relative_error
-from prosparse.benchmarking.shapes import Shape
+from prosparse.model.shapes import Shape
 
 
 def test_errors_by_hand():

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import prosparse as ps
-from prosparse.benchmarking import shapes
 from prosparse.benchmarking.tinygemm import (
     TinyGemmLinear,
     dense_int4_ffns,
     quantize_attention,
     quantize_inputs,
 )
+from prosparse.model import shapes
 from prosparse.model.quantized import QuantizedLinear, projections, quantize_ffns
 from tests.model.tiny import tiny_model, tiny_tokens
 

@@ -17,7 +17,6 @@ from prosparse.benchmarking.decode_runs import endless
 from prosparse.benchmarking.limit import measure_limit
 from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.ops import DTYPES
-from prosparse.benchmarking.shapes import Shape, model_shape
 from prosparse.benchmarking.timing import Repeats, Stopwatch
 from prosparse.benchmarking.tinygemm import quantize_attention
 from prosparse.data.sources import Source
@@ -27,6 +26,7 @@ from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, provenance
 from prosparse.model.ffn import ffns
 from prosparse.model.quantized import plan_bits, quantize_ffns
+from prosparse.model.shapes import Shape, model_shape
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import DecodeSpeedRecord
 from prosparse.runtime.eligible import eligible_ffns

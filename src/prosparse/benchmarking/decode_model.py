@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prosparse.benchmarking.shapes import Shape
 from prosparse.benchmarking.tinygemm import TinyGemmLinear
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU
 from prosparse.model.ffn import FFN, ffns
 from prosparse.model.quantized import QuantizedLinear
+from prosparse.model.shapes import Shape, llama_config
 from prosparse.model.tap import tap
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CALIBRATION_TOKENS = 256
-MAX_POSITIONS = 4096
 
 
 def random_model(
@@ -47,22 +46,12 @@ def random_model(
     Raises:
         UserError: `num_layers` is below 1.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     layers = shape.num_layers if num_layers is None else num_layers
     if layers < 1:
         raise UserError(f"--layers must be at least 1; found {layers}.")
-    config = LlamaConfig(
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        vocab_size=shape.vocab_size,
-        max_position_embeddings=MAX_POSITIONS,
-        tie_word_embeddings=shape.has_tied_embeddings,
-        hidden_act="relu",
-    )
+    config = llama_config(shape, layers, "relu")
     torch.manual_seed(seed)
     with device, _default_dtype(dtype):
         return LlamaForCausalLM(config).eval()

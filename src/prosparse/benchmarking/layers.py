@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from prosparse.benchmarking.masks import Mask
-    from prosparse.benchmarking.shapes import Shape
+    from prosparse.model.shapes import Shape
 
 WEIGHT_STD = 0.02
 GAP = 2.0  # in units of rounding error times standard deviation; noise is below a seventh of it

@@ -20,11 +20,11 @@ from prosparse.benchmarking.limit import measure_limit
 from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.plan import Case, choose_backends, count_copies, plan_cases
 from prosparse.benchmarking.reference import error_bounds, relative_error
-from prosparse.benchmarking.shapes import Shape, parse_shapes
 from prosparse.benchmarking.timing import CACHE_SWEEPS, Repeats, Replay, Spread, Stopwatch
 from prosparse.errors import UserError
 from prosparse.kernels.backend import Backend, use_backend
 from prosparse.model.device import choose_device, provenance
+from prosparse.model.shapes import Shape, parse_shapes
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import BenchedShape, NotRun, OpsRow, OpsSpeedRecord, SpeedLimit
 

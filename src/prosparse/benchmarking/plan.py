@@ -11,9 +11,9 @@ import torch
 
 from prosparse.benchmarking.machine import cache_bytes, free_bytes
 from prosparse.benchmarking.masks import Mask, parse_mask
-from prosparse.benchmarking.shapes import Shape
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, Backend, why_not
+from prosparse.model.shapes import Shape
 from prosparse.records.speed import NotRun
 
 SPARSITIES = (0.0, 0.5, 0.67, 0.8, 0.893, 0.95, 0.98)

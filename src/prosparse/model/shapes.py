@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model shapes that benchmarks know by name."""
+"""The model shapes that benchmarks and dry runs know by name: no file and no hub is needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from prosparse.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import LlamaConfig
+
+MAX_POSITIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,26 @@ def model_shape(name: str) -> Shape:
     if name not in SHAPES:
         raise UserError(f"--shape must be one of {', '.join(SHAPES)}; found '{name}'.")
     return SHAPES[name]
+
+
+def llama_config(shape: Shape, num_layers: int, hidden_act: str) -> LlamaConfig:
+    """Return the configuration of a Llama of a shape; every named shape is one.
+
+    Args:
+        shape: One of `SHAPES`.
+        num_layers: Of this model, >= 1.
+        hidden_act: Name of its activation function.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_ff,
+        num_hidden_layers=num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        vocab_size=shape.vocab_size,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=shape.has_tied_embeddings,
+        hidden_act=hidden_act,
+    )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from prosparse.benchmarking.shapes import SHAPES, model_shape, parse_shapes
 from prosparse.errors import UserError
+from prosparse.model.shapes import SHAPES, model_shape, parse_shapes
 
 
 def test_shapes_come_by_name_and_by_size():
