@@ -11,15 +11,16 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from prosparse.data.sources import Source, documents, local_files
+from prosparse.data.documents import documents
+from prosparse.data.sources import Source, local_files
 from prosparse.errors import UserError
 
 TEXTS = ["one", "two\nlines \u2028 and \x85 more", "drei Füße 🙂"]
 JSONL = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
 
 
-def read(path: object, **fields: str) -> list[str]:
-    return list(documents(Source(str(path), **fields), "prose"))
+def read(path: object, **fields: str | int) -> list[str]:
+    return [document.text for document in documents(Source(str(path), **fields), "prose")]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_folders_and_globs_are_read_in_sorted_order(tmp_path, monkeypatch):
 def test_reading_is_lazy(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "x"}\nnot JSON\n')
-    assert next(documents(Source(str(path)), "prose")) == "x"
+    assert next(documents(Source(str(path)), "prose")).text == "x"
 
 
 @pytest.mark.parametrize(
@@ -155,8 +156,8 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 
 def test_hub_settings_are_refused_for_local_files(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    for fields in ({"split": "test"}, {"config": "en"}):
-        with pytest.raises(UserError, match="is local, but 'split' and 'config'"):
+    for fields in ({"split": "test"}, {"config": "en"}, {"shuffle_buffer": 9}):
+        with pytest.raises(UserError, match="is local, but 'split', 'config' and"):
             read(tmp_path / "a.txt", **fields)
 
 
@@ -180,11 +181,22 @@ def test_a_hub_id_goes_to_datasets(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = Source("wikimedia/wikipedia", "test", config="20231101.en", text_field="body")
     assert local_files(source, "wiki") is None
-    texts = documents(source, "wiki")
+    texts = (document.text for document in documents(source, "wiki"))
     assert [next(texts), next(texts)] == ["x", "y"]
     assert calls == [(("wikimedia/wikipedia", "20231101.en"), {"split": "test", "streaming": True})]
     with pytest.raises(UserError, match="'wiki': wikimedia/wikipedia, row 4, lacks the field"):
         next(texts)
+
+
+def test_a_hub_data_set_can_be_shuffled(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        rows = [{"text": str(n)} for n in range(50)]
+        return datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=5)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    shuffled = [read("who/what", shuffle_buffer=10) for _ in range(2)]
+    assert shuffled[0] == shuffled[1] != read("who/what")
+    assert sorted(shuffled[0]) == sorted(read("who/what"))
 
 
 def test_a_hub_failure_is_one_sentence(monkeypatch):

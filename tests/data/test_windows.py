@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from prosparse.data import windows as windows_module
+from prosparse.data.documents import Document
 from prosparse.data.sources import Source
 from prosparse.data.windows import windows
 from prosparse.errors import UserError
@@ -24,10 +25,10 @@ def test_only_whole_windows_are_returned(write_jsonl, tokenizer, num_tokens, num
 def test_reading_stops_when_there_is_enough(tokenizer, monkeypatch):
     read = []
 
-    def endless(source, name):
+    def endless(source, name, tokenizer):
         while True:
             read.append("w1 w2 w3")
-            yield read[-1]
+            yield Document(read[-1])
 
     monkeypatch.setattr(windows_module, "documents", endless)
     monkeypatch.setattr("prosparse.data.tokens.BATCH_CHARACTERS", 16)

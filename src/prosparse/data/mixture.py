@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from prosparse.data.conversations import PackedConversations
 from prosparse.data.packing import PackedDocuments
 from prosparse.data.sources import Source, local_files
-from prosparse.data.tokens import tokenize
+from prosparse.data.tokens import TokenStore, separator_id, tokenize
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +47,7 @@ class Component(Source):
     means in proportion to their tokens."""
 
     def __post_init__(self) -> None:
+        Source.__post_init__(self)
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise UserError(f"weight must be greater than 0; found {self.weight}.")
 
@@ -62,7 +65,10 @@ class Mixture(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(
-        self, packed: dict[str, PackedDocuments], weights: dict[str, float], num_samples: int
+        self,
+        packed: Mapping[str, PackedDocuments | PackedConversations],
+        weights: dict[str, float],
+        num_samples: int,
     ) -> None:
         self.packed = packed
         self.num_samples = num_samples
@@ -73,10 +79,9 @@ class Mixture(Dataset[dict[str, torch.Tensor]]):
         return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return `input_ids` and `labels`, the same LongTensor [context_length]."""
+        """Return the block that is sample `index`: what the model gets, LongTensors."""
         name, block = self.place(index)
-        tokens = torch.from_numpy(self.packed[name].block(block))
-        return {"input_ids": tokens, "labels": tokens}
+        return self.packed[name].sample(block)
 
     def component_of(self, index: int) -> str:
         """Return the name of the component that sample `index` comes from."""
@@ -113,6 +118,7 @@ def build_mixture(
     folder: Path,
     seed: int,
     progress: bool = True,
+    answers_only: bool = False,
 ) -> Mixture:
     """Return the training stream of `components`, tokenizing what has not been tokenized yet.
 
@@ -127,19 +133,28 @@ def build_mixture(
         folder: Where each component gets its token store, `folder/<name>`.
         seed: Of the document order.
         progress: Whether to show progress bars.
+        answers_only: Whether to learn answers alone, from whole documents that do not see one
+            another; else every token of running text is learned.
 
     Raises:
         UserError: There is no component, only some have a weight, or one cannot be read.
     """
     weights = _given_weights(components)
+
+    def pack(store: TokenStore) -> PackedDocuments | PackedConversations:
+        if answers_only:
+            return PackedConversations(store, context_length, seed, separator_id(tokenizer))
+        return PackedDocuments(store, context_length, seed)
+
     packed = {}
     for name, component in components.items():
         share = weights[name] / sum(weights.values()) if weights else 1.0
         needed = math.ceil(share * num_samples) + len(components)  # the mixture's rounding
         is_local = local_files(component, name) is not None
         max_tokens = None if is_local else needed * context_length
-        store = tokenize(component, name, tokenizer, folder / name, max_tokens, progress)
-        packed[name] = PackedDocuments(store, context_length, seed)
+        packed[name] = pack(
+            tokenize(component, name, tokenizer, folder / name, max_tokens, progress, answers_only)
+        )
     if weights is None:
         weights = {name: float(blocks.store.num_tokens) for name, blocks in packed.items()}
     mixture = Mixture(packed, weights, num_samples)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from prosparse.errors import UserError
 
@@ -49,6 +50,11 @@ class PackedDocuments:
                 f"{store.folder} has {store.num_tokens} tokens, fewer than one block of "
                 f"{context_length}: give more data or a smaller context_length."
             )
+
+    def sample(self, index: int) -> dict[str, torch.Tensor]:
+        """Return block `index` as `input_ids` and `labels`, the same LongTensor."""
+        tokens = torch.from_numpy(self.block(index))
+        return {"input_ids": tokens, "labels": tokens}
 
     def block(self, index: int) -> np.ndarray:
         """Return block `index` >= 0 of the endless sequence, int64 [context_length]."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where documents come from: local files or a Hugging Face data set, read as one stream of texts.
+"""Where documents come from: local files or a Hugging Face data set, read as one stream of rows.
 
 Everything is streamed through `datasets`, so memory does not grow with the data. JSON lines go
 through its *text* reader and are decoded here, one by one: its JSON reader infers one schema from
@@ -12,9 +12,9 @@ from __future__ import annotations
 import glob
 import importlib.util
 import json
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
@@ -35,7 +35,11 @@ COMPRESSIONS = (".xz", ".zst", ".gz")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Documents on disk or on the Hugging Face hub."""
+    """Documents on disk or on the Hugging Face hub.
+
+    A document is the text of one field, unless `prompt` with `answer` or `messages_field` says
+    otherwise. Those two and `prompt_chars_field` also say which part of it is an answer.
+    """
 
     path: str
     """A file, folder or glob of `.jsonl` (also `.xz`, `.zst`, `.gz`), `.txt` or `.parquet`, or the
@@ -44,34 +48,65 @@ class Source:
     """Split of a hub data set."""
     config: str | None = None
     """Configuration of a hub data set, e.g. `20231101.en`."""
+    shuffle_buffer: int = 0
+    """Rows of a hub data set to draw the next one from; its files are then taken in random order
+    too. 0 reads it in order."""
     text_field: str = "text"
     """The field of each row that holds the text."""
+    prompt_chars_field: str | None = None
+    """The field that says how many characters of the text are its prompt; the rest is an answer."""
+    prompt: str | None = None
+    """Template of the prompt, fields of the row in braces: `"{question}\\n"`, `"{set[0]}\\n"`."""
+    answer: str | None = None
+    """Template of the answer that follows the prompt."""
+    messages_field: str | None = None
+    """The field that holds a conversation: `{role, content}` objects, or plain texts of user and
+    assistant in turn. The tokenizer's chat template makes a text of it."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle_buffer < 0:
+            raise UserError(f"shuffle_buffer must be >= 0; found {self.shuffle_buffer}.")
+        if (self.prompt is None) != (self.answer is None):
+            raise UserError("'prompt' and 'answer' go together: give both templates or neither.")
+        forms = {
+            "prompt_chars_field": self.prompt_chars_field,
+            "prompt and answer": self.prompt,
+            "messages_field": self.messages_field,
+        }
+        given = [name for name, value in forms.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"A row is read in one way; found {' with '.join(given)}.")
+        for template in (self.prompt, self.answer):
+            try:
+                list(Formatter().parse(template or ""))
+            except ValueError as error:
+                raise UserError(f"The template {template!r} is broken: {error}.") from None
+
+    @property
+    def tells_answers(self) -> bool:
+        """Whether it says which part of a document is an answer."""
+        return any((self.prompt_chars_field, self.prompt, self.messages_field))
 
 
-def documents(source: Source, name: str) -> Iterator[str]:
-    """Yield the texts of `source` in order; empty ones are left out.
+def rows(source: Source, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) for each row of `source` in order; the place is for messages.
 
     Args:
         source: Local files, read in the order of their sorted paths, or a hub data set.
         name: The data component's name, for messages.
 
     Raises:
-        UserError: Something is missing, broken or empty; names the component, the file and,
-            where there is one, the line.
+        UserError: Something is missing or broken, or a row is no object.
     """
     files = local_files(source, name)
     if files is None:
-        rows = _hub_rows(source, name)
+        found = _hub_rows(source, name)
     else:
-        rows = (row for file in files for row in _file_rows(file, source.text_field, name))
-    is_empty = True
-    for where, row in rows:
-        text = _text(row, source.text_field, where)
-        if text:
-            is_empty = False
-            yield text
-    if is_empty:
-        raise UserError(f"Data component '{name}': {source.path} holds no text.")
+        found = (row for file in files for row in _file_rows(file, source.text_field, name))
+    for where, row in found:
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is not a JSON object with a field '{source.text_field}'.")
+        yield where, row
 
 
 def local_files(source: Source, name: str) -> list[Path] | None:
@@ -100,8 +135,10 @@ def local_files(source: Source, name: str) -> list[Path] | None:
                 f"Data component '{name}': {file} is none of {', '.join(FORMATS)} "
                 f"(plain or {', '.join(COMPRESSIONS)})."
             )
-    if source.config is not None or source.split != "train":
-        raise UserError(f"{where} is local, but 'split' and 'config' are for hub data sets.")
+    if source.config is not None or source.split != "train" or source.shuffle_buffer:
+        raise UserError(
+            f"{where} is local, but 'split', 'config' and 'shuffle_buffer' are for hub data sets."
+        )
     return files
 
 
@@ -131,20 +168,25 @@ def _file_rows(file: Path, text_field: str, name: str) -> Iterator[tuple[str, An
 
 def _hub_rows(source: Source, name: str) -> Iterator[tuple[str, Any]]:
     where = f"Data component '{name}': {source.path} is no local file, and as a hub data set it"
-    rows = _load(where, source.path, source.config, split=source.split)
+    rows = _load(where, source.path, source.config, source.shuffle_buffer, split=source.split)
     for number, row in enumerate(rows, start=1):
         yield f"Data component '{name}': {source.path}, row {number},", row
 
 
-def _load(where: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """Yield the rows of `datasets.load_dataset(*args, **kwargs)`, streamed."""
+def _load(
+    where: str, path: str, config: str | None = None, shuffle_buffer: int = 0, **kwargs: Any
+) -> Iterator[Any]:
+    """Yield the rows of `datasets.load_dataset(path, config, **kwargs)`, streamed."""
     _require("datasets", where)
     import datasets
 
     # Or every local file is counted by a call to a server, which offline is seconds of waiting.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     try:
-        yield from datasets.load_dataset(*args, **kwargs, streaming=True)
+        found = datasets.load_dataset(path, config, **kwargs, streaming=True)
+        if shuffle_buffer:  # one order for all: which documents are read is no matter of the seed
+            found = found.shuffle(seed=0, buffer_size=shuffle_buffer)
+        yield from found
     except Exception as error:
         # Decompressors, Arrow, the hub and the network share no base class. Nothing of ours runs
         # inside this block, so whatever failed was reading.
@@ -157,22 +199,6 @@ def _parse(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
-
-
-def _text(row: Any, field: str, where: str) -> str:
-    if not isinstance(row, dict):
-        raise UserError(f"{where} is not a JSON object with a field '{field}'.")
-    if field not in row:
-        found = ", ".join(map(str, row)) or "none"
-        raise UserError(f"{where} lacks the field '{field}' (text_field); its fields: {found}.")
-    text = row[field]
-    if not isinstance(text, str):
-        raise UserError(f"{where} has a '{field}' that is not a string: {reprlib.repr(text)}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no tokenizer takes
-        raise UserError(f"{where} has a '{field}' that is not valid Unicode.") from None
-    return text
 
 
 def _format(file: Path) -> str | None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents as token ids on disk, tokenized once and memory-mapped ever after.
 
-A token store is a folder of three files:
+A token store is a folder of these files:
 
     tokens.bin    every document's token ids and a separator after each, laid end to end
+    answers.bin   only where answers are told: for each token 1 if it is an answer's, else 0
     offsets.npy   int64 [num_documents + 1]: where each document starts, and the end of the last
     meta.json     the dtype of tokens.bin, and the fingerprint of what the tokens were made from
 
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from prosparse.data.sources import Source, documents, local_files
+from prosparse.data.documents import Document, documents
+from prosparse.data.sources import Source, local_files
 from prosparse.errors import UserError
 from prosparse.records.files import whole_folder
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS_NAME = "tokens.bin"
+ANSWERS_NAME = "answers.bin"
 OFFSETS_NAME = "offsets.npy"
 META_NAME = "meta.json"
 STORE_VERSION = 1
@@ -60,6 +63,10 @@ class TokenStore:
         """[num_tokens], uint16 or uint32."""
         self.offsets = np.load(folder / OFFSETS_NAME, mmap_mode="r")
         """[num_documents + 1], int64, rising from 0 to num_tokens."""
+        self.answers: np.ndarray | None = None
+        """[num_tokens], uint8, 1 where a token is an answer's; None where nothing tells."""
+        if self.meta["fingerprint"].get("answers"):
+            self.answers = np.memmap(folder / ANSWERS_NAME, dtype="u1", mode="r")
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
         # A data loader's worker process maps the files itself: pickling would copy every token.
@@ -87,6 +94,7 @@ def tokenize(
     folder: Path,
     max_tokens: int | None = None,
     progress: bool = True,
+    answers: bool = False,
 ) -> TokenStore:
     """Return the token store of `source` at `folder`, written now unless it is there already.
 
@@ -99,17 +107,18 @@ def tokenize(
         folder: Where the store is, or will be. A store made from anything else is replaced.
         max_tokens: Stop after the document that reaches this many tokens; None takes all.
         progress: Whether to show a progress bar.
+        answers: Whether to write down which tokens are an answer's; the source must tell.
 
     Raises:
         UserError: The source cannot be read or holds no text, `folder` is something else than a
             token store, or the tokenizer has no separator.
     """
-    fingerprint = _fingerprint(source, name, tokenizer, max_tokens)
+    fingerprint = _fingerprint(source, name, tokenizer, max_tokens, answers)
     if _is_store(folder):
         store = TokenStore(folder)
         if store.meta["fingerprint"] == fingerprint:
             return store
-    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+    dtype = np.dtype(f"<u{bytes_per_token(len(tokenizer))}")
     meta = {"dtype": dtype.str, "fingerprint": fingerprint}
     bar = tqdm(
         desc=f"tokenizing {name}",
@@ -119,24 +128,42 @@ def tokenize(
         disable=not progress,
     )
     with bar, whole_folder(folder, overwrite=_is_store(folder)) as unfinished:
-        encoded = encode_documents(documents(source, name), tokenizer)
-        _write_tokens(unfinished, encoded, dtype, max_tokens, bar)
+        found = documents(source, name, tokenizer)
+        if answers:
+            _write_tokens(unfinished, encode_answers(found, tokenizer), dtype, max_tokens, bar)
+        else:
+            texts = (document.text for document in found)
+            encoded = ((tokens, None) for tokens in encode_documents(texts, tokenizer))
+            _write_tokens(unfinished, encoded, dtype, max_tokens, bar)
         (unfinished / META_NAME).write_text(json.dumps(meta, indent=1), encoding="utf-8")
     return TokenStore(folder)
 
 
+def bytes_per_token(vocabulary: int) -> int:
+    """Return what a token takes on disk."""
+    return 2 if vocabulary <= 1 << 16 else 4
+
+
 def _write_tokens(
-    folder: Path, encoded: Iterator[list[int]], dtype: np.dtype, max_tokens: int | None, bar: tqdm
+    folder: Path,
+    encoded: Iterable[tuple[list[int], list[bool] | None]],
+    dtype: np.dtype,
+    max_tokens: int | None,
+    bar: tqdm,
 ) -> None:
-    """Write `tokens.bin` and `offsets.npy`, a document at a time."""
+    """Write `tokens.bin`, `offsets.npy` and, where marks come with tokens, `answers.bin`."""
     offsets = array.array("q", [0])
-    with (folder / TOKENS_NAME).open("wb") as file:
-        for tokens in encoded:
+    with (folder / TOKENS_NAME).open("wb") as file, (folder / ANSWERS_NAME).open("wb") as marks:
+        for tokens, is_answer in encoded:
             np.asarray(tokens, dtype=dtype).tofile(file)
+            if is_answer is not None:
+                np.asarray(is_answer, dtype="u1").tofile(marks)
             offsets.append(offsets[-1] + len(tokens))
             bar.update(len(tokens))
             if max_tokens is not None and offsets[-1] >= max_tokens:
                 break
+    if (folder / ANSWERS_NAME).stat().st_size == 0:  # nothing was told
+        (folder / ANSWERS_NAME).unlink()
     np.save(folder / OFFSETS_NAME, np.asarray(offsets, dtype=np.int64))
 
 
@@ -156,6 +183,39 @@ def encode_documents(
         for tokens in encoded["input_ids"]:
             tokens.append(separator)
             yield tokens
+
+
+def encode_answers(
+    found: Iterable[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[list[int], list[bool]]]:
+    """Yield each document's token ids with its separator, and which of them are an answer's.
+
+    A token is an answer's when it ends inside the answer. The separator after an answer is too:
+    it is what tells a model without a chat template to stop.
+
+    Raises:
+        UserError: The tokenizer cannot say where its tokens stand in the text.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer {tokenizer.name_or_path} does not say where its tokens stand in a "
+            "text, which telling answers from prompts needs: give a fast tokenizer."
+        )
+    separator = separator_id(tokenizer)
+    for document in found:
+        encoded = tokenizer(
+            document.text,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        is_answer = [
+            any(start < end <= stop for start, stop in document.answers)
+            for _, end in encoded["offset_mapping"]
+        ]
+        ends_in_answer = any(stop == len(document.text) for _, stop in document.answers)
+        yield [*encoded["input_ids"], separator], [*is_answer, ends_in_answer]
 
 
 def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -192,9 +252,14 @@ def _is_store(folder: Path) -> bool:
 
 
 def _fingerprint(
-    source: Source, name: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
+    source: Source,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int | None,
+    answers: bool,
 ) -> dict[str, Any]:
     """Return everything that decides what a store holds, as JSON data."""
+    is_chat = source.messages_field is not None
     files = local_files(source, name) or []
     stats = [(str(file), file.stat()) for file in files]
     return {
@@ -205,6 +270,8 @@ def _fingerprint(
         "tokenizer": _tokenizer_hash(tokenizer),
         "separator": separator_id(tokenizer),
         "max_tokens": max_tokens,
+        "answers": answers,
+        "chat_template": tokenizer.chat_template if is_chat else None,
     }
 
 

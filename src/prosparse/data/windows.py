@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from prosparse.data.sources import Source, documents
+from prosparse.data.documents import documents
+from prosparse.data.sources import Source
 from prosparse.data.tokens import encode_documents
 from prosparse.errors import UserError
 
@@ -43,7 +44,8 @@ def windows(
             f"--tokens must be at least one window of {context_length} tokens; found {num_tokens}."
         )
     pieces, available = [], 0
-    for tokens in encode_documents(documents(source, name), tokenizer):
+    texts = (document.text for document in documents(source, name, tokenizer))
+    for tokens in encode_documents(texts, tokenizer):
         pieces.append(np.asarray(tokens, dtype=np.int64))
         available += len(tokens)
         if available >= num_tokens:
