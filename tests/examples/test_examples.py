@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prosparse.training.recipe import load_recipe
+from prosparse.training.recipe_file import load_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.laws.runs import folders, make_record, points
 

@@ -14,7 +14,8 @@ from prosparse.records.codec import decode
 from prosparse.records.files import read_record
 from prosparse.records.run import SparsifyRecord
 from prosparse.records.sparsity import Activation
-from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.recipe import Recipe
+from prosparse.training.recipe_file import load_recipe
 from prosparse.training.workspace import Interrupted
 
 TRAINER = "prosparse.training.run.ProSparseTrainer"

@@ -89,6 +89,28 @@ def test_memory_of_a_7b_model(tmp_path):
     assert plan.seconds is None
 
 
+def test_disk_of_hub_data_and_checkpoints(tmp_path, recipe_data):
+    recipe_data.update(model="some/model", architecture="llama2-7b")
+    components = recipe_data["data"]["components"]
+    components["prose"]["weight"] = components["code"]["weight"] = 1
+    of_files = dry_run(decode(Recipe, recipe_data, "here"))
+    assert of_files.token_bytes == 0
+    components["code"]["path"] = "some/data"
+    half = dry_run(decode(Recipe, recipe_data, "here"))
+    assert half.token_bytes == half.num_tokens / 2 * 2  # two bytes a token, 32,000 words
+    for component in components.values():
+        del component["weight"]
+    assert dry_run(decode(Recipe, recipe_data, "here")).token_bytes == half.num_tokens * 2
+    assert half.checkpoint_bytes == 3 * 12 * half.num_parameters
+    recipe_data["architecture"] = "minicpm-1b"  # 73,440 words
+    assert dry_run(decode(Recipe, recipe_data, "here")).token_bytes == half.num_tokens * 4
+
+
+def test_a_model_that_is_here_goes_before_the_architecture_of_its_recipe(recipe_data):
+    recipe_data["architecture"] = "llama2-7b"
+    assert dry_run(decode(Recipe, recipe_data, "here")).d_ff == 48
+
+
 def test_it_counts_what_a_run_counts(recipe_data):
     of_six_steps = decode(Recipe, recipe_data, "here")
     plan = dry_run(of_six_steps)

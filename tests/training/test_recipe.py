@@ -7,9 +7,10 @@ import yaml
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode
-from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.recipe import Recipe
+from prosparse.training.recipe_file import load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 REQUIRED = {
     "model": "some/model",
@@ -220,3 +221,81 @@ def test_overrides_of_a_recipe_that_is_no_file_are_refused(recipe_data):
     assert load_recipe(recipe) is recipe
     with pytest.raises(UserError, match=r"dataclasses\.replace"):
         load_recipe(recipe, ["training.seed=1"])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a recipe to a file of its own."""
+
+    def write(name: str, data: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(data))
+        return path
+
+    return write
+
+
+def test_a_recipe_changes_its_base_key_by_key(write):
+    write("base.yaml", {**REQUIRED, "measure": MEASURE, "threshold": {}})
+    write("sub/middle.yaml", {"base": "../base.yaml", "training": {"seed": 3}, "out": "middle"})
+    changes = {
+        "base": "middle.yaml",
+        "training": {"warmup_steps": 5},
+        "data": {"components": {"code": {"path": "code.jsonl"}}},
+        "threshold": None,
+    }
+    recipe = load_recipe(write("sub/top.yaml", changes), ["training.seed=4"])
+    assert recipe.out == "middle"
+    assert (recipe.training.learning_rate, recipe.training.warmup_steps) == (1e-4, 5)
+    assert recipe.training.seed == 4
+    assert list(recipe.data.components) == ["code"]  # a value is replaced whole
+    assert recipe.measure is not None
+    assert recipe.threshold is None
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("none.yaml", "No recipe at .*none.yaml, which .*top.yaml names as its base"),
+        ("top.yaml", "top.yaml is its own base"),
+        (3, "base must be the name of a recipe file; found 3"),
+        ("list.yaml", "list.yaml is no recipe"),
+    ],
+)
+def test_a_base_that_is_none_is_named(write, base, message):
+    write("list.yaml", [1])
+    with pytest.raises(UserError, match=message):
+        load_recipe(write("top.yaml", {"base": base}))
+
+
+@pytest.mark.parametrize(("num_devices", "accumulation"), [(1, 6), (2, 3), (6, 1)])
+def test_a_step_has_its_samples_on_any_number_of_devices(load, num_devices, accumulation):
+    recipe = load(REQUIRED, "training.samples_per_step=12", "training.micro_batch_size=2")
+    assert recipe.training.accumulation(num_devices) == accumulation
+    assert recipe.tokens_per_step(num_devices) == 12 * 4096
+
+
+@pytest.mark.parametrize("num_devices", [4, 12])
+def test_samples_that_cannot_be_shared_are_refused(load, num_devices):
+    recipe = load(REQUIRED, "training.samples_per_step=12", "training.micro_batch_size=2")
+    with pytest.raises(UserError, match=r"samples_per_step 12 is no multiple of"):
+        recipe.tokens_per_step(num_devices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["training.samples_per_step=8", "training.gradient_accumulation=2"],
+            "give gradient_accumulation or samples_per_step, not both",
+        ),
+        (["training.samples_per_step=0"], "samples_per_step 0 is no multiple of 1"),
+        (["architecture=gpt-5"], "architecture must be one of llama2-7b, .*; found 'gpt-5'"),
+        (["data.loss=answers"], "components.prose does not tell"),
+        (["data.components.prose.prompt=x"], "'prompt' and 'answer' go together"),
+    ],
+)
+def test_keys_that_do_not_fit_each_other(load, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load(REQUIRED, *overrides)

@@ -22,7 +22,7 @@ def sparsify(
     """
     import prosparse as ps
     from prosparse.cli.live import LiveTable, LiveThresholds
-    from prosparse.training.recipe import load_recipe
+    from prosparse.training.recipe_file import load_recipe
 
     plan = load_recipe(recipe, set_ or [])
     names = list(plan.measure.data) if plan.measure else []

@@ -44,7 +44,7 @@ def train(
     """
     import prosparse as ps
     from prosparse.cli.live import LiveTable
-    from prosparse.training.recipe import load_recipe
+    from prosparse.training.recipe_file import load_recipe
 
     plan = load_recipe(recipe, set_ or [])
     if dry_run:
@@ -112,6 +112,10 @@ def _tell(plan: DryRun) -> None:
     print(
         f"On each GPU: {plan.state_bytes / 1e9:.1f} GB for weights, gradients and optimizer, "
         f"{plan.logit_bytes / 1e9:.1f} GB for logits; activations come on top"
+    )
+    print(
+        f"On disk while it runs: {plan.checkpoint_bytes / 1e9:.1f} GB for checkpoints, at most "
+        f"{plan.token_bytes / 1e9:.1f} GB for tokens of hub data sets"
     )
     if plan.seconds is not None:
         print(f"Time at that throughput: {duration(plan.seconds)}")

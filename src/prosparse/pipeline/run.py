@@ -22,7 +22,8 @@ from prosparse.reporting.page import report
 from prosparse.runtime.generate import OnText, generate
 from prosparse.thresholds.run import threshold
 from prosparse.training.milestones import tell_again
-from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.recipe import Recipe
+from prosparse.training.recipe_file import load_recipe
 from prosparse.training.run import train
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
 

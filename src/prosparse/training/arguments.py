@@ -15,7 +15,7 @@ from prosparse.training.recipe import Recipe
 
 
 def training_arguments(
-    recipe: Recipe, folder: Path, device: str, precision: str
+    recipe: Recipe, folder: Path, device: str, precision: str, num_processes: int = 1
 ) -> TrainingArguments:
     """Return the arguments of a run.
 
@@ -24,13 +24,14 @@ def training_arguments(
         folder: Where trainer checkpoints go.
         device: `cpu` or `cuda`.
         precision: `float32` or `bfloat16` (autocast; weights and optimizer stay float32).
+        num_processes: That share an optimizer step.
     """
     plan = recipe.training
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.regularization.schedule().num_steps,
         per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation,
+        gradient_accumulation_steps=plan.accumulation(num_processes),
         **_checkpointing(plan.gradient_checkpointing),
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",

@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe asks for, worked out before anything is loaded: stages, tokens, memory, time."""
+"""What a recipe asks for, before anything is loaded: stages, tokens, memory, disk, time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
+
+from prosparse.data.mixture import Component
+from prosparse.data.sources import local_files
+from prosparse.data.tokens import bytes_per_token
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import skeleton
 from prosparse.model.ffn import ffns
-from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.model.shapes import SHAPES, llama_config
+from prosparse.training.recipe import Recipe
+from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FLOAT32 = 4
 # Weights, gradients and AdamW's two moments are float32 in every precision.
 BYTES_PER_PARAMETER = 4 * FLOAT32
 # The loss is computed in float32: logits, and their gradient.
 BYTES_PER_LOGIT = 2 * FLOAT32
+# A checkpoint to resume from holds weights and both moments; two are kept while a third is written.
+NUM_CHECKPOINTS = 3
+BYTES_PER_SAVED_PARAMETER = 3 * FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,11 @@ class DryRun:
     """On each device: weights, gradients and optimizer, which every device holds whole."""
     logit_bytes: int
     """On each device: logits of a micro-batch and their gradient."""
+    checkpoint_bytes: int
+    """On disk, while the run lasts: its newest checkpoints."""
+    token_bytes: int
+    """On disk, while the run lasts, at most: tokens of the hub data sets, each of which is read
+    only as far as the run needs. Local files, of unknown length, come on top."""
     seconds: float | None
     """At the stated throughput; None without one."""
 
@@ -75,6 +94,9 @@ def dry_run(
     trust_remote_code: bool = False,
 ) -> DryRun:
     """Return what a recipe asks for; reads the model's configuration, and neither weights nor data.
+
+    Where the recipe names the model's `architecture` and the model is not on this machine, not even
+    that is read: no network is needed.
 
     Args:
         recipe: YAML file, or a `Recipe`.
@@ -96,14 +118,12 @@ def dry_run(
     if tokens_per_second is not None and not tokens_per_second > 0:
         raise UserError(f"--tokens-per-second must be > 0; found {tokens_per_second:g}.")
     plan = load_recipe(recipe, overrides)
-    model = skeleton(plan.model, trust_remote_code=trust_remote_code)
+    model = _skeleton(plan, trust_remote_code)
     found = ffns(model)
     scale = kappa(
         plan.regularization.normalization, found[0].d_ff, plan.regularization.reference_tokens
     )
-    tokens_per_step = (
-        plan.tokens_per_micro_batch * plan.training.gradient_accumulation * num_devices
-    )
+    tokens_per_step = plan.tokens_per_step(num_devices)
     schedule = plan.regularization.schedule()
     stages = tuple(
         PlannedStage(
@@ -132,5 +152,42 @@ def dry_run(
         stages=stages,
         state_bytes=num_parameters * BYTES_PER_PARAMETER,
         logit_bytes=plan.tokens_per_micro_batch * vocabulary * BYTES_PER_LOGIT,
+        checkpoint_bytes=num_parameters * BYTES_PER_SAVED_PARAMETER * NUM_CHECKPOINTS,
+        token_bytes=round(
+            stages[-1].num_tokens * _share_from_hub(plan) * bytes_per_token(vocabulary)
+        ),
         seconds=None if rate is None else stages[-1].num_tokens / rate,
     )
+
+
+def _skeleton(plan: Recipe, trust_remote_code: bool) -> PreTrainedModel:
+    """Return the model without weights, from its own configuration or the architecture's name."""
+    if plan.architecture is None or Path(plan.model).expanduser().exists():
+        return skeleton(plan.model, trust_remote_code=trust_remote_code)
+    from transformers import LlamaForCausalLM
+
+    shape = SHAPES[plan.architecture]
+    with torch.device("meta"):
+        return LlamaForCausalLM(llama_config(shape, shape.num_layers, "silu"))
+
+
+def _share_from_hub(plan: Recipe) -> float:
+    """Return how many of the run's tokens may come from the hub, as a share of all.
+
+    Without weights every hub data set may be read for the whole run, so it can be above 1.
+    """
+    components = plan.data.components
+    weights = {name: c.weight for name, c in components.items() if c.weight is not None}
+    total = sum(weights.values())
+    return sum(
+        weights[name] / total if weights else 1.0
+        for name, component in components.items()
+        if _is_on_hub(component, name)
+    )
+
+
+def _is_on_hub(component: Component, name: str) -> bool:
+    try:
+        return local_files(component, name) is None
+    except UserError:  # a file that is not there yet; a run would say so
+        return False

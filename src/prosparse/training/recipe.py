@@ -2,17 +2,14 @@
 """A recipe: one YAML file that says everything about a run.
 
 Every section is a frozen dataclass; every key is checked, and a wrong one is an error that names
-the file, the place and the nearest valid key. `--set key.path=value` changes one value.
+the file, the place and the nearest valid key.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -21,10 +18,12 @@ from prosparse.data.sources import Source, local_files
 from prosparse.errors import UserError
 from prosparse.model.activation import make_activation
 from prosparse.model.checkpoint import check_model
-from prosparse.records.codec import decode, encode
+from prosparse.model.shapes import SHAPES
+from prosparse.records.codec import encode
 from prosparse.records.sparsity import Activation
 from prosparse.training.regularizer import Normalization, kappa
 from prosparse.training.schedule import Schedule, Stage
+from prosparse.training.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,60 +53,22 @@ class DataPlan:
     """Named sources with optional weights."""
     context_length: int = 4096
     """Tokens in one training sample (Appendix L: 4,096)."""
+    chat_template: str | None = None
+    """Jinja template that makes texts of conversations, for a model that has none; it is saved with
+    the checkpoint. None keeps the model's own."""
+    loss: Literal["all", "answers"] = "all"
+    """`all`: every token of running text is learned. `answers`: those of answers alone, from whole
+    documents that do not see one another (fine-tuning)."""
 
     def __post_init__(self) -> None:
+        mute = [name for name, c in self.components.items() if not c.tells_answers]
+        if self.loss == "answers" and mute:
+            raise UserError(
+                f"'loss: answers' needs to know the answers, which components.{mute[0]} does not "
+                "tell: give it messages_field, prompt with answer, or prompt_chars_field."
+            )
         if self.context_length < 2:
             raise UserError(f"context_length must be at least 2; found {self.context_length}.")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """The optimizer and how its steps are computed."""
-
-    learning_rate: float
-    """Peak learning rate of AdamW."""
-    final_learning_rate_ratio: float = 0.1
-    """Where the cosine ends, as a share of the peak."""
-    warmup_steps: int = 0
-    """Optimizer steps of linear learning-rate warm-up."""
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm; 0 clips nothing."""
-    micro_batch_size: int = 1
-    """Samples in one forward pass on one device."""
-    gradient_accumulation: int = 1
-    """Micro-batches in one optimizer step, on each device."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights and optimizer are float32. `auto`: bfloat16 where it is fast."""
-    seed: int = 0
-    log_every: int = 10
-    """Optimizer steps between lines of log.jsonl."""
-    save_every: int = 500
-    """Optimizer steps between checkpoints to resume from; the end of a stage always saves one."""
-
-    def __post_init__(self) -> None:
-        for name in ("micro_batch_size", "gradient_accumulation", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1; found {getattr(self, name)}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"learning_rate must be > 0; found {self.learning_rate}.")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be >= 0; found {getattr(self, name)}.")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be >= 0 and < 1; found {getattr(self, name)}.")
-        if not 0 <= self.final_learning_rate_ratio <= 1:
-            raise UserError(
-                "final_learning_rate_ratio must be from 0 to 1; found "
-                f"{self.final_learning_rate_ratio}."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +145,9 @@ class Recipe:
     data: DataPlan
     training: TrainingPlan
     regularization: RegularizationPlan
+    architecture: str | None = None
+    """The model's shape by name, such as `llama2-7b`: where `model` is not on this machine, a dry
+    run reads this instead."""
     relufy: RelufyPlan = field(default_factory=RelufyPlan)
     measure: MeasurePlan | None = None
     threshold: ThresholdPlan | None = None
@@ -192,6 +156,10 @@ class Recipe:
     """Used by `sparsify` only."""
 
     def __post_init__(self) -> None:
+        if self.architecture is not None and self.architecture not in SHAPES:
+            raise UserError(
+                f"architecture must be one of {', '.join(SHAPES)}; found '{self.architecture}'."
+            )
         if self.threshold is not None and self.measure is None:
             raise UserError("a 'threshold' section needs a 'measure' section with held-out data.")
         if self.measure is not None and self.measure.tokens < self.data.context_length:
@@ -207,6 +175,14 @@ class Recipe:
         """Tokens of one forward pass on one device."""
         return self.training.micro_batch_size * self.data.context_length
 
+    def tokens_per_step(self, num_devices: int) -> int:
+        """Return the tokens of one optimizer step of all devices together.
+
+        With `loss: answers` some are padding: it is the most there can be.
+        """
+        accumulation = self.training.accumulation(num_devices)
+        return self.tokens_per_micro_batch * accumulation * num_devices
+
     def check_inputs(self, *, trust_remote_code: bool = False) -> None:
         """Raise now for what would fail later, after minutes of work.
 
@@ -221,48 +197,3 @@ class Recipe:
     def to_yaml(self) -> str:
         """Return the recipe with every default filled in."""
         return yaml.safe_dump(encode(self), sort_keys=False)
-
-
-def load_recipe(path: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe of a YAML file.
-
-    Args:
-        path: The file; a `Recipe` is returned as it is.
-        overrides: `key.path=value` each, value in YAML; list items by number
-            (`regularization.stages.0.until=10`).
-
-    Raises:
-        UserError: The file is missing, is no YAML, or a key or value is wrong.
-    """
-    if isinstance(path, Recipe):
-        if overrides:
-            raise UserError(
-                "overrides apply to a recipe file; change a Recipe with dataclasses.replace."
-            )
-        return path
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"No recipe at {path}: the file does not exist.")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    for override in overrides:
-        data = _with_override(data, override)
-    return decode(Recipe, data, str(path))
-
-
-def _with_override(data: Any, override: str) -> Any:
-    key_path, equals, value = override.partition("=")
-    if not equals or not key_path:
-        raise UserError(f"--set takes key.path=value; found '{override}'.")
-    data = copy.deepcopy(data)
-    *parents, last = key_path.split(".")
-    place = data
-    try:
-        for key in parents:
-            place = place.setdefault(key, {}) if isinstance(place, dict) else place[int(key)]
-        place[last if isinstance(place, dict) else int(last)] = yaml.safe_load(value)
-    except (TypeError, ValueError, IndexError, yaml.YAMLError):
-        raise UserError(f"--set {override}: the recipe has no place '{key_path}'.") from None
-    return data

@@ -28,7 +28,8 @@ from prosparse.records.run import StageRecord, TrainRecord
 from prosparse.training.arguments import training_arguments
 from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
 from prosparse.training.milestones import Milestones, OnMilestone, tell_again
-from prosparse.training.recipe import Recipe, load_recipe
+from prosparse.training.recipe import Recipe
+from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
 from prosparse.training.trainer import ProSparseTrainer
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
@@ -83,6 +84,7 @@ def train(
     set_seed(recipe.training.seed)
     processes = PartialState(cpu=where.type == "cpu")
     is_main, progress = processes.is_main_process, progress and processes.is_main_process
+    tokens_per_step = recipe.tokens_per_step(processes.num_processes)
 
     with processes.main_process_first():  # it prepares the folder; the others find it prepared
         workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume or not is_main)
@@ -91,6 +93,8 @@ def train(
         last_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         before = workspace.rewind_log(last_step)
         tokenizer = load_tokenizer(recipe.model, trust_remote_code=trust_remote_code)
+        if recipe.data.chat_template is not None:
+            tokenizer.chat_template = recipe.data.chat_template
         mixture = _training_data(recipe, tokenizer, workspace, progress)
     # Only the main process measures: the others have nothing held out, and so no milestones.
     held_out = _held_out(recipe, tokenizer) if is_main else []
@@ -113,8 +117,6 @@ def train(
     # How the model runs is the run's business, not the checkpoint's: no cache while training.
     model.config.use_cache = False
     trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
-    tokens_per_step = recipe.tokens_per_micro_batch * recipe.training.gradient_accumulation
-    tokens_per_step *= trainer.accelerator.num_processes
     trainer.add_callback(StageEnds(trainer, milestones, tokens_per_step))
     if progress:
         trainer.add_callback(Progress(tokens_per_step))
@@ -132,17 +134,16 @@ def train(
 def _training_data(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, workspace: Workspace, progress: bool
 ) -> Mixture:
-    plan = recipe.training
-    samples_per_step = plan.micro_batch_size * plan.gradient_accumulation
-    samples_per_step *= PartialState().num_processes
+    tokens_per_step = recipe.tokens_per_step(PartialState().num_processes)
     return build_mixture(
         recipe.data.components,
         tokenizer,
         recipe.data.context_length,
-        recipe.regularization.schedule().num_steps * samples_per_step,
+        recipe.regularization.schedule().num_steps * tokens_per_step // recipe.data.context_length,
         workspace.tokens,
-        plan.seed,
+        recipe.training.seed,
         progress,
+        answers_only=recipe.data.loss == "answers",
     )
 
 
@@ -167,7 +168,9 @@ def _trainer(
     tokens_before, seconds_before = before
     trainer = ProSparseTrainer(
         model=model,
-        args=training_arguments(recipe, workspace.checkpoints, where.type, precision),
+        args=training_arguments(
+            recipe, workspace.checkpoints, where.type, precision, PartialState().num_processes
+        ),
         train_dataset=mixture,
         data_collator=default_data_collator,
         schedule=plan.schedule(),
