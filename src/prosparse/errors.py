@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception for mistakes a user can mend."""
+"""What ends a run on purpose: a mistake that a user can mend, or a run that goes wrong."""
 
 
 class UserError(ValueError):
@@ -7,4 +7,11 @@ class UserError(ValueError):
 
     The command line prints the sentence to stderr and exits with code 2, without a traceback.
     Library callers may catch it as a `ValueError`.
+    """
+
+
+class RunStopped(RuntimeError):
+    """A training run stopped itself because it was going wrong; says why and what was saved.
+
+    The command line prints the sentence to stderr and exits with code 3.
     """

@@ -35,7 +35,8 @@ def test_the_text_and_its_pace_are_all_that_generate_prints(checkpoint):
     assert done.stdout.endswith("\n")
 
 
-def test_ctrl_c_while_training_saves_and_says_how_to_go_on(recipe_file, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_training_saves_and_says_how_to_go_on(recipe_file, tmp_path, number):
     # Enough steps that the run is still going when the signal comes.
     path = recipe_file(lambda r: r["regularization"]["stages"][-1].update(until=100_000))
     process = subprocess.Popen(
@@ -45,7 +46,7 @@ def test_ctrl_c_while_training_saves_and_says_how_to_go_on(recipe_file, tmp_path
         for row in process.stdout:
             if row.startswith("stage 1"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -55,6 +56,21 @@ def test_ctrl_c_while_training_saves_and_says_how_to_go_on(recipe_file, tmp_path
     assert last.endswith("The same command with --resume goes on from there.")
     assert "Traceback" not in errors
     assert list((tmp_path / "run.unfinished" / "checkpoints").glob("checkpoint-*"))
+
+
+def test_sigterm_before_the_first_step_is_an_interruption_too(recipe_file, tmp_path):
+    path = recipe_file(lambda r: r["measure"].update(tokens=100_000))
+    process = subprocess.Popen(
+        [*COMMAND, "train", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        process.stdout.readline()  # the header of the table: measuring has begun
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("verb", ["measure", "relufy"])

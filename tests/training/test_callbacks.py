@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
+from prosparse.training.callbacks import STOPPING, Progress, StageEnds, StopOnInterrupt
 from prosparse.training.schedule import Schedule, Stage
 
 ARGS = SimpleNamespace(save_steps=4, world_size=1)
@@ -76,19 +76,21 @@ def test_only_the_main_process_measures_but_all_of_them_log(stage_ends, stand_in
 
 @pytest.fixture
 def stop():
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in STOPPING}
     stop = StopOnInterrupt()
     stop.on_train_begin(ARGS, None, None)
     yield stop
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_without_ctrl_c_nothing_stops(stop):
     assert not after(stop, 5).should_training_stop
 
 
-def test_ctrl_c_finishes_the_step_and_saves(stop, capsys):
-    signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", STOPPING)
+def test_ctrl_c_and_sigterm_finish_the_step_and_save(stop, capsys, number):
+    signal.raise_signal(number)
     control = after(stop, 5)
     assert control.should_training_stop
     assert control.should_save
@@ -111,11 +113,12 @@ def now(monkeypatch) -> list[float]:
     return now
 
 
-def test_the_second_ctrl_c_stops_at_once(stop, now):
+@pytest.mark.parametrize("number", STOPPING)
+def test_the_second_signal_stops_at_once(stop, now, number):
     signal.raise_signal(signal.SIGINT)
     now[0] += 2
     with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -127,10 +130,14 @@ def test_one_ctrl_c_that_arrives_twice_is_one(stop, now, capsys):
     assert capsys.readouterr().err.count("Ctrl-C again stops at once") == 1
 
 
-def test_ctrl_c_is_given_back(stop):
-    assert signal.getsignal(signal.SIGINT) == stop._note
+def test_the_signals_are_given_back(monkeypatch):
+    monkeypatch.setattr("prosparse.training.callbacks.STOPPING", (signal.SIGUSR1, signal.SIGUSR2))
+    before = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)]
+    stop = StopOnInterrupt()
+    stop.on_train_begin(ARGS, None, None)
+    assert signal.getsignal(signal.SIGUSR2) == stop._note
     stop.restore()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)] == before
 
 
 def test_outside_the_main_thread_ctrl_c_is_left_alone():

@@ -89,9 +89,10 @@ def test_killed_at_a_random_moment(run, started, data, whole):
     assert not Path(data["out"] + ".unfinished").exists()
 
 
-def test_interrupted_with_ctrl_c(run, started, data, whole):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_with_ctrl_c_or_sigterm(run, started, data, whole, number):
     process = started(2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Stopping after this step" in output

@@ -15,7 +15,7 @@ from prosparse.records.files import read_log
 from prosparse.training.arguments import training_arguments
 from prosparse.training.recipe import Recipe
 from prosparse.training.regularizer import kappa
-from prosparse.training.trainer import Clock, ProSparseTrainer, refuse_liger_ffn
+from prosparse.training.trainer import ProSparseTrainer, refuse_liger_ffn
 
 KAPPA = kappa("mean", 48, None)
 
@@ -212,18 +212,3 @@ def test_an_ffn_whose_forward_was_replaced_is_refused(trainer, model):
     made = trainer(samples([16, 16]), [{"until": 1, "factor": 1}])
     with pytest.raises(UserError, match=r"The forward of model\.layers\.1\.mlp was replaced"):
         made.train()
-
-
-def test_the_clock_counts_training_and_not_what_it_is_paused_for(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("prosparse.training.trainer.time.monotonic", lambda: now[0])
-    clock = Clock(5.0)  # of the parts before a resume
-    now[0] += 10
-    assert clock.seconds() == 5.0
-    clock.start()
-    now[0] += 2
-    with clock.paused():
-        now[0] += 30
-        assert clock.seconds() == 7.0
-    now[0] += 1
-    assert clock.seconds() == 8.0

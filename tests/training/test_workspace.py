@@ -128,6 +128,14 @@ def test_a_checkpoint_cut_short_is_passed_over_and_out_of_the_way(out, state):
     assert not (workspace.checkpoints / "checkpoint-4").exists()
 
 
+def test_a_checkpoint_that_was_being_written_is_none(out):
+    workspace = Workspace(out)
+    write_checkpoint(workspace, 2)
+    (workspace.checkpoints / "checkpoint-2").rename(workspace.checkpoints / ".being-written")
+    assert workspace.last_checkpoint() is None
+    assert list(workspace.checkpoints.iterdir()) == []
+
+
 def test_rewinding_the_log_drops_what_a_resume_will_do_again(out):
     workspace = Workspace(out)
     write_log(workspace, range(1, 8))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `prosparse` command.
 
-Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 130 interrupted.
+Exit codes: 0 done, 2 a mistake of the user's (one sentence on stderr), 3 a training run that stopped
+itself because it went wrong, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +31,13 @@ from prosparse.cli.report import report
 from prosparse.cli.sparsify import sparsify
 from prosparse.cli.threshold import threshold
 from prosparse.cli.train import train
-from prosparse.errors import UserError
+from prosparse.errors import RunStopped, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 USER_ERROR = 2
+RUN_STOPPED = 3
 INTERRUPTED = 130
 # What the machine lacks, not the program: a full disk, a missing permission.
 OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -59,6 +62,9 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             print(" ".join(str(error).split()), file=sys.stderr)
             sys.exit(USER_ERROR)
+        except RunStopped as error:
+            print(str(error), file=sys.stderr)
+            sys.exit(RUN_STOPPED)
         except OSError as error:
             if error.errno not in OUTSIDE_CAUSES:
                 raise
@@ -102,6 +108,8 @@ def root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    # What Ctrl-C does, so that a job that is sent away cleans up and says so too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     app()
 

@@ -12,6 +12,7 @@ from packaging.version import Version
 from transformers import TrainingArguments
 
 from prosparse.training.recipe import Recipe
+from prosparse.training.trackers import tracker_arguments
 
 
 def training_arguments(
@@ -55,9 +56,9 @@ def training_arguments(
         logging_first_step=True,
         save_strategy="steps",
         save_steps=plan.save_every,
-        save_total_limit=2,
         eval_strategy="no",
-        report_to="none",
+        logging_nan_inf_filter=False,  # it would hide what StopOnDivergence stops at
+        **tracker_arguments(plan.report_to, Path(recipe.out).name),
         disable_tqdm=True,
     )
     # On a machine with several GPUs the Trainer would wrap the model in nn.DataParallel, whose

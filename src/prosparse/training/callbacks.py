@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens beside the training steps: stage ends, progress, Ctrl-C."""
+"""What happens beside the training steps: stage ends, progress, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from accelerate.utils import reduce
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prosparse.training.milestones import Milestones
+from prosparse.training.milestones import Milestones, numbers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prosparse.training.trainer import ProSparseTrainer
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StageEnds(TrainerCallback):
@@ -47,13 +49,15 @@ class StageEnds(TrainerCallback):
             control.should_log = control.should_save = True
             if state.is_world_process_zero:
                 with self._trainer.clock.paused():
-                    self._milestones.measure(
+                    milestone = self._milestones.measure(
                         schedule.stage_name(stage),
                         cast("PreTrainedModel", self._trainer.model),
                         step=step,
                         factor=schedule.factor(step),
                         tokens_seen=step * self._tokens_per_step,
                     )
+                if milestone is not None:
+                    self._trainer.log(numbers_of(milestone))
         if step % args.save_steps == 0 or control.should_save:
             # A log line never spans a checkpoint, so a resumed run logs what this one would have.
             control.should_log = True
@@ -107,21 +111,21 @@ class Progress(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On the first Ctrl-C, finish the step, save a checkpoint and stop; the second kills.
+    """On the first Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop; the second kills.
 
-    Programs like timeout(1) send one interrupt twice, to the process and to its group; what comes
+    SIGTERM is what schedulers send before they take a machine away. Programs like timeout(1) send one interrupt twice, to the process and to its group; what comes
     within a second of the first is therefore the first.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
         self._noted_at = 0.0
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over Ctrl-C; only a main thread can."""
+        """Take over the signals; only a main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
+            self._previous = {number: signal.signal(number, self._note) for number in STOPPING}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -134,10 +138,9 @@ class StopOnInterrupt(TrainerCallback):
             control.should_log = control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
-        """Give Ctrl-C back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Give the signals back."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if not self.interrupted:

@@ -60,10 +60,14 @@ class Milestones:
 
     def measure(
         self, label: str, model: PreTrainedModel, *, step: int, factor: float, tokens_seen: int
-    ) -> None:
-        """Measure the model as it is now, unless this milestone was reached before."""
+    ) -> Milestone | None:
+        """Measure the model as it is now, unless this milestone was reached before.
+
+        Returns:
+            What was measured; None when nothing was.
+        """
         if not self._held_out or self.has(label):
-            return
+            return None
         measures = tuple(
             measure_windows(
                 model,
@@ -87,6 +91,7 @@ class Milestones:
         self.reached.append(milestone)
         self._write()
         self._tell(milestone)
+        return milestone
 
     def _write(self) -> None:
         lines = [json.dumps(encode(milestone)) + "\n" for milestone in self.reached]
@@ -98,3 +103,12 @@ def tell_again(milestones: Sequence[Milestone], tell: OnMilestone | None) -> Non
     for milestone in milestones:
         if tell is not None:
             tell(milestone)
+
+
+def numbers_of(milestone: Milestone) -> dict[str, float]:
+    """Return a milestone's figures by name, for trackers."""
+    figures = {"held_out/sparsity": milestone.sparsity}
+    for measure in milestone.data:
+        figures[f"held_out/{measure.data}/sparsity"] = measure.sparsity
+        figures[f"held_out/{measure.data}/perplexity"] = measure.perplexity
+    return figures

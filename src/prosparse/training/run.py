@@ -27,10 +27,13 @@ from prosparse.records.files import write_record
 from prosparse.records.run import StageRecord, TrainRecord
 from prosparse.training.arguments import training_arguments
 from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
+from prosparse.training.checkpoints import step_of, told_when_unwritten
+from prosparse.training.divergence import StopOnDivergence
 from prosparse.training.milestones import Milestones, OnMilestone, tell_again
 from prosparse.training.recipe import Recipe
 from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
+from prosparse.training.trackers import check_trackers, tracker_callbacks
 from prosparse.training.trainer import ProSparseTrainer
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
 
@@ -67,7 +70,10 @@ def train(
 
     Raises:
         UserError: The recipe, the model or the data cannot be used, or `out` exists.
-        KeyboardInterrupt: Ctrl-C; a checkpoint was saved, and the message says how to go on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was saved, and the message says how to go
+            on.
+        RunStopped: Loss or gradient is no longer finite, or the loss jumped; what was done before
+            is saved.
 
     Example:
         >>> import prosparse as ps
@@ -79,6 +85,7 @@ def train(
         tell_again(done.milestones, on_milestone)
         return done
     recipe.check_inputs(trust_remote_code=trust_remote_code)
+    check_trackers(recipe.training.report_to)
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)
@@ -90,7 +97,7 @@ def train(
         workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume or not is_main)
         workspace.pin_recipe(recipe)
         checkpoint = workspace.last_checkpoint()
-        last_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        last_step = step_of(checkpoint) if checkpoint else 0
         before = workspace.rewind_log(last_step)
         tokenizer = load_tokenizer(recipe.model, trust_remote_code=trust_remote_code)
         if recipe.data.chat_template is not None:
@@ -125,8 +132,9 @@ def train(
 
     record = _record(recipe, model, trainer, milestones, tokens_per_step, precision, where)
     if trainer.is_world_process_zero():
-        save(model, tokenizer, workspace.folder, base=recipe.model, notes=_card_notes(record))
-        write_record(record, workspace.folder)
+        with told_when_unwritten(f"The trained model in {workspace.folder}"):
+            save(model, tokenizer, workspace.folder, base=recipe.model, notes=_card_notes(record))
+            write_record(record, workspace.folder)
         workspace.finish()
     return record
 
@@ -180,6 +188,9 @@ def _trainer(
         seconds_before=seconds_before,
     )
     trainer.remove_callback(PrinterCallback)  # the log has it all, and more
+    trainer.add_callback(StopOnDivergence(trainer, recipe.training.max_loss_rise))
+    for callback in tracker_callbacks(recipe.training.report_to, workspace.folder):
+        trainer.add_callback(callback)
     return trainer
 
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +14,20 @@ from transformers import PreTrainedModel, Trainer
 
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
-from prosparse.training.regularizer import Intermediates, SparsityPenalty
+from prosparse.training.checkpoints import (
+    newest_first,
+    publish,
+    staging,
+    step_of,
+    told_when_unwritten,
+)
+from prosparse.training.regularizer import SparsityPenalty
 from prosparse.training.schedule import Schedule
+from prosparse.training.totals import Clock, Totals
+
+TOLD = ("sparsity", "factor", "coefficient", "regularization", "l1", "tokens", "tokens_per_second")
+"""What of a log line goes to the progress bar and to trackers, beside the Trainer's own."""
+KEPT_CHECKPOINTS = 2
 
 
 class ProSparseTrainer(Trainer):
@@ -111,6 +121,7 @@ class ProSparseTrainer(Trainer):
         super().log(logs, start_time)
 
     def _write_log_line(self, logs: dict[str, float]) -> dict[str, float]:
+        self._totals.close_step()
         step, tokens = self.state.global_step, self._totals.num_tokens
         totals = self.accelerator.reduce(self._totals.values, "sum").tolist()
         lm_loss, l1, regularization = (total / self._totals.num_steps for total in totals[:3])
@@ -139,60 +150,45 @@ class ProSparseTrainer(Trainer):
         if self.is_world_process_zero():
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        return {"lm_loss": lm_loss, "sparsity": line["sparsity"], "factor": line["factor"]}
+        told = {key: line[key] for key in TOLD}
+        return {"lm_loss": lm_loss, **told}
+
+    def step_losses(self) -> Tensor:
+        """Return [language-modeling loss, penalty] of the step under way over all processes.
+
+        float64, still on the device.
+        """
+        totals = self.accelerator.reduce(self._totals.step_values[[0, 2]], "sum")
+        return cast("Tensor", totals)
+
+    def save_without_this_step(self) -> None:
+        """Log and save what was done before the step under way, which the optimizer has not taken."""
+        self._totals.drop_step()
+        if self._totals.num_steps:  # so that a log line never spans a checkpoint
+            self._write_log_line({"learning_rate": self._get_learning_rate()})
+        saved = [step_of(path) for path in newest_first(self._checkpoints)]
+        if self.state.global_step and self.state.global_step not in saved:
+            self._save_checkpoint(self.model_wrapped, trial=None)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return where the Trainer writes a checkpoint: aside, until it is whole."""
+        return str(staging(self._checkpoints))
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(cast("str", self.args.output_dir))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self.clock.paused():
+        folder, step = self._checkpoints, self.state.global_step
+        with self.clock.paused(), told_when_unwritten(f"The checkpoint of step {step}"):
+            if self.args.should_save:
+                shutil.rmtree(staging(folder), ignore_errors=True)
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(*args, **kwargs)
-
-
-class Totals:
-    """Sums over the micro-batches since the last log line, kept on the device until it is due."""
-
-    def __init__(self, num_layers: int, device: torch.device, seconds: float) -> None:
-        self.values = torch.zeros(3 + num_layers, dtype=torch.float64, device=device)
-        """[lm loss, l1, regularization, active entries of each layer], of this process."""
-        self.reset(seconds)
-
-    def begin_step(self, num_tokens: int) -> None:
-        """Count one more optimizer step, of `num_tokens` over all processes."""
-        self.num_steps += 1
-        self.num_tokens += num_tokens
-
-    def add(self, lm_loss: Tensor, l1: Tensor, regularization: Tensor, seen: Intermediates) -> None:
-        """Add one micro-batch's shares."""
-        self.values[:3] += torch.stack([lm_loss, l1, regularization])
-        self.values[3:] += seen.active_L
-
-    def reset(self, seconds: float) -> None:
-        """Start anew at a time."""
-        self.values.zero_()
-        self.num_steps, self.num_tokens, self.since_seconds = 0, 0, seconds
-
-
-class Clock:
-    """Wall-clock seconds of training, without measurements and checkpoint writing."""
-
-    def __init__(self, seconds_before: float) -> None:
-        self._elapsed = seconds_before
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Start running."""
-        self._since = time.monotonic()
-
-    def seconds(self) -> float:
-        """Return the seconds so far."""
-        return self._elapsed + (time.monotonic() - self._since if self._since is not None else 0.0)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stand still inside the block."""
-        self._elapsed, self._since = self.seconds(), None
-        try:
-            yield
-        finally:
-            self.start()
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(folder, step, KEPT_CHECKPOINTS)
+            self.accelerator.wait_for_everyone()
 
 
 def count_tokens(batch: dict[str, Tensor]) -> int:

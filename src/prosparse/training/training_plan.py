@@ -9,6 +9,8 @@ from typing import Literal
 
 from prosparse.errors import UserError
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
@@ -38,6 +40,11 @@ class TrainingPlan:
     """Compile the model with torch.compile."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; weights and optimizer are float32. `auto`: bfloat16 where it is fast."""
+    max_loss_rise: float | None = 2.0
+    """Nats by which a step's loss may exceed the mean of the steps before; more stops the run. None
+    allows any rise; a loss or gradient that is not finite stops it always."""
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers to tell beside log.jsonl."""
     seed: int = 0
     log_every: int = 10
     """Optimizer steps between lines of log.jsonl."""
@@ -48,6 +55,8 @@ class TrainingPlan:
         for name in ("micro_batch_size", "gradient_accumulation", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; found {getattr(self, name)}.")
+        if self.max_loss_rise is not None and not 0 < self.max_loss_rise < math.inf:
+            raise UserError(f"max_loss_rise must be > 0; found {self.max_loss_rise}.")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning_rate must be > 0; found {self.learning_rate}.")
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):

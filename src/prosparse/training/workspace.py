@@ -25,6 +25,7 @@ from prosparse.records.files import (
     refuse_existing,
     write_whole,
 )
+from prosparse.training.checkpoints import newest_first, staging
 from prosparse.training.recipe import Recipe
 
 RECIPE_NAME = "recipe.yaml"
@@ -94,13 +95,11 @@ class Workspace:
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint.
 
-        The trainer writes a checkpoint's state file last, so one that was cut short has none or a
-        broken one, and is passed over.
+        One under its name is whole, unless the machine itself went down: the trainer's state file
+        was written last, so one without it, or with a broken one, is passed over.
         """
-        found = sorted(
-            self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])
-        )
-        for path in found:
+        shutil.rmtree(staging(self.checkpoints), ignore_errors=True)  # one that was cut short
+        for path in newest_first(self.checkpoints):
             try:
                 json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             except (OSError, json.JSONDecodeError):
