@@ -25,7 +25,7 @@ def after(callback, step: int, is_main: bool = True) -> TrainerControl:
 class StandIn:
     """A trainer and milestones, as far as StageEnds looks at them."""
 
-    schedule, model = SCHEDULE, "the model"
+    schedule, model, tokens_seen = SCHEDULE, "the model", 99
 
     def __init__(self) -> None:
         self.clock = self
@@ -50,16 +50,16 @@ def stand_in() -> StandIn:
 
 @pytest.fixture
 def stage_ends(stand_in) -> StageEnds:
-    return StageEnds(stand_in, stand_in, tokens_per_step=64)
+    return StageEnds(stand_in, stand_in, every=None)
 
 
 def test_each_stage_ends_with_a_measurement_while_the_clock_stands_still(stage_ends, stand_in):
     for step in range(1, 11):
         after(stage_ends, step)
     assert stand_in.measured == [
-        ("stage 0", "the model", {"step": 3, "factor": 0.0, "tokens_seen": 192}),
-        ("stage 1", "the model", {"step": 6, "factor": 0.1, "tokens_seen": 384}),
-        ("last", "the model", {"step": 10, "factor": 1.0, "tokens_seen": 640}),
+        ("stage 0", "the model", {"step": 3, "factor": 0.0, "tokens_seen": 99}),
+        ("stage 1", "the model", {"step": 6, "factor": 0.1, "tokens_seen": 99}),
+        ("last", "the model", {"step": 10, "factor": 1.0, "tokens_seen": 99}),
     ]
 
 
@@ -67,6 +67,14 @@ def test_each_stage_ends_with_a_log_line_and_a_checkpoint(stage_ends):
     controls = {step: after(stage_ends, step) for step in range(1, 11)}
     assert [step for step, control in controls.items() if control.should_save] == [3, 6, 10]
     assert [step for step, control in controls.items() if control.should_log] == [3, 4, 6, 8, 10]
+
+
+def test_within_a_stage_it_is_measured_as_often_as_is_asked(stand_in):
+    ends = StageEnds(stand_in, stand_in, every=2)
+    for step in range(1, 11):
+        after(ends, step)
+    labels = [label for label, *_ in stand_in.measured]
+    assert labels == ["step 2", "stage 0", "step 4", "stage 1", "step 8", "last"]
 
 
 def test_only_the_main_process_measures_but_all_of_them_log(stage_ends, stand_in):

@@ -108,3 +108,17 @@ def test_a_milestone_of_another_version_is_named_with_its_file(milestones, tmp_p
     (tmp_path / "milestones.jsonl").write_text('{"label": "stage 0", "steps": 3}\n')
     with pytest.raises(UserError, match="milestones.jsonl: steps is not a known key"):
         milestones().restore(5)
+
+
+@pytest.mark.parametrize(("max_drop", "warns"), [(0.01, True), (0.9, False), (None, False)])
+def test_sparsity_that_falls_below_the_start_is_warned_of(
+    milestones, model, checkpoint, caplog, max_drop, warns
+):
+    watched = milestones()
+    watched._max_drop = max_drop
+    watched.measure("original", model, step=0, factor=0.1, tokens_seen=0)
+    watched.measure("step 3", model, step=3, factor=0.1, tokens_seen=9)
+    assert caplog.text == ""
+    dense = AutoModelForCausalLM.from_pretrained(checkpoint)
+    watched.measure("step 6", dense, step=6, factor=0.1, tokens_seen=18)
+    assert ("sparsity has fallen to 0.00 % at step 6, from" in caplog.text) == warns

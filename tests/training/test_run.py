@@ -185,7 +185,7 @@ def test_nothing_is_printed_without_a_progress_bar(run, plain_data, capfd):
 
 
 def test_an_existing_folder_is_refused_before_anything_is_loaded(run, plain_data, monkeypatch):
-    monkeypatch.delattr("prosparse.training.run.load")
+    monkeypatch.delattr("prosparse.training.starting_model.load")
     Path(plain_data["out"]).mkdir()
     with pytest.raises(UserError, match="already exists"):
         run(plain_data)

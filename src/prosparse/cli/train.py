@@ -89,6 +89,8 @@ def _tell(plan: DryRun) -> None:
         f"{plan.model}: {compact_count(plan.num_parameters)} parameters, {plan.num_layers} layers, "
         f"d_model {plan.d_model:,}, d_ff {plan.d_ff:,}"
     )
+    if plan.num_trained != plan.num_parameters:
+        print(f"Trained: {compact_count(plan.num_trained)} parameters of adapters")
     table = PlainTable(TITLES, WIDTHS)
     print(table.header())
     for stage in plan.stages:

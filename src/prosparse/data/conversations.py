@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOKEN_MASK = "token_mask"
+"""Name of what is 1 where a sample holds a token and 0 where padding. It is not called
+attention_mask, because no model is to be given it."""
 UNLEARNED = -100
 """Label of a token that is not to be predicted."""
 
@@ -93,7 +96,7 @@ class PackedConversations:
             filled += len(tokens)
         positions[filled:] = np.arange(self.context_length - filled)
         mask = np.arange(self.context_length) < filled
-        parts = {"input_ids": ids, "labels": labels, "position_ids": positions, "token_mask": mask}
+        parts = {"input_ids": ids, "labels": labels, "position_ids": positions, TOKEN_MASK: mask}
         return {name: torch.from_numpy(part.astype(np.int64)) for name, part in parts.items()}
 
     def _document(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,14 +26,20 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StageEnds(TrainerCallback):
-    """At the end of each stage: measure, log, and save a checkpoint to resume from."""
+    """At the end of each stage: measure, log, and save a checkpoint to resume from.
+
+    Args:
+        trainer: Whose steps these are.
+        milestones: What measures.
+        every: Optimizer steps between measurements within a stage; None makes none.
+    """
 
     def __init__(
-        self, trainer: ProSparseTrainer, milestones: Milestones, tokens_per_step: int
+        self, trainer: ProSparseTrainer, milestones: Milestones, every: int | None
     ) -> None:
         self._trainer = trainer
         self._milestones = milestones
-        self._tokens_per_step = tokens_per_step
+        self._every = every
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock after everything is loaded."""
@@ -42,25 +48,31 @@ class StageEnds(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Act when the step just done was the last of its stage."""
+        """Act when the step just done was the last of its stage, or one to measure after."""
         schedule, step = self._trainer.schedule, state.global_step
         stage = schedule.stage_at(step)
         if schedule.stages[stage].until == step:
             control.should_log = control.should_save = True
-            if state.is_world_process_zero:
-                with self._trainer.clock.paused():
-                    milestone = self._milestones.measure(
-                        schedule.stage_name(stage),
-                        cast("PreTrainedModel", self._trainer.model),
-                        step=step,
-                        factor=schedule.factor(step),
-                        tokens_seen=step * self._tokens_per_step,
-                    )
-                if milestone is not None:
-                    self._trainer.log(numbers_of(milestone))
+            self._measure(schedule.stage_name(stage), state)
+        elif self._every is not None and step % self._every == 0:
+            self._measure(f"step {step}", state)
         if step % args.save_steps == 0 or control.should_save:
             # A log line never spans a checkpoint, so a resumed run logs what this one would have.
             control.should_log = True
+
+    def _measure(self, label: str, state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
+        with self._trainer.clock.paused():
+            milestone = self._milestones.measure(
+                label,
+                cast("PreTrainedModel", self._trainer.model),
+                step=state.global_step,
+                factor=self._trainer.schedule.factor(state.global_step),
+                tokens_seen=self._trainer.tokens_seen,
+            )
+        if milestone is not None:
+            self._trainer.log(numbers_of(milestone))
 
 
 class Progress(TrainerCallback):

@@ -17,6 +17,7 @@ from prosparse.errors import UserError
 from prosparse.model.checkpoint import skeleton
 from prosparse.model.ffn import ffns
 from prosparse.model.shapes import SHAPES, llama_config
+from prosparse.training.adapters import add_adapters
 from prosparse.training.recipe import Recipe
 from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 
 FLOAT32 = 4
 # Weights, gradients and AdamW's two moments are float32 in every precision.
-BYTES_PER_PARAMETER = 4 * FLOAT32
+BYTES_OF_MOMENTS = 2 * FLOAT32
+BYTES_PER_TRAINED_PARAMETER = FLOAT32 + BYTES_OF_MOMENTS
+"""Beside the weight itself."""
 # The loss is computed in float32: logits, and their gradient.
 BYTES_PER_LOGIT = 2 * FLOAT32
 # A checkpoint to resume from holds weights and both moments; two are kept while a third is written.
 NUM_CHECKPOINTS = 3
-BYTES_PER_SAVED_PARAMETER = 3 * FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class DryRun:
 
     model: str
     num_parameters: int
+    num_trained: int
+    """Parameters that are trained: all, or those of adapters."""
     num_layers: int
     d_model: int
     d_ff: int
@@ -139,6 +143,12 @@ def dry_run(
         for index, stage in enumerate(schedule.stages)
     )
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_trained = num_parameters
+    num_held = num_parameters
+    if plan.lora is not None:
+        add_adapters(model, plan.lora)
+        num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        num_held += num_trained
     rate = None if tokens_per_second is None else tokens_per_second * num_devices
     vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
     return DryRun(
@@ -150,9 +160,10 @@ def dry_run(
         num_devices=num_devices,
         tokens_per_step=tokens_per_step,
         stages=stages,
-        state_bytes=num_parameters * BYTES_PER_PARAMETER,
+        num_trained=num_trained,
+        state_bytes=num_held * FLOAT32 + num_trained * BYTES_PER_TRAINED_PARAMETER,
         logit_bytes=plan.tokens_per_micro_batch * vocabulary * BYTES_PER_LOGIT,
-        checkpoint_bytes=num_parameters * BYTES_PER_SAVED_PARAMETER * NUM_CHECKPOINTS,
+        checkpoint_bytes=(num_held * FLOAT32 + num_trained * BYTES_OF_MOMENTS) * NUM_CHECKPOINTS,
         token_bytes=round(
             stages[-1].num_tokens * _share_from_hub(plan) * bytes_per_token(vocabulary)
         ),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from prosparse.records.codec import decode, encode
 from prosparse.records.files import read_log, write_whole
 from prosparse.records.run import Milestone
 from prosparse.records.sparsity import pool_layer_sparsity
+
+logger = logging.getLogger(__name__)
 
 OnMilestone = Callable[[Milestone], None]
 
@@ -28,6 +31,7 @@ class Milestones:
         precision: `float32` or `bfloat16`.
         tell: Called with each milestone as it comes true, or again when a run resumes after it.
         progress: Show a progress bar while measuring.
+        max_drop: How far sparsity may fall below that before training without a warning.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class Milestones:
         precision: str,
         tell: OnMilestone | None,
         progress: bool,
+        max_drop: float | None = None,
     ) -> None:
         self._path = path
         self._held_out = held_out
         self._precision = precision
         self._tell = tell or (lambda milestone: None)
         self._progress = progress
+        self._max_drop = max_drop
         self.reached: list[Milestone] = []
 
     def restore(self, last_step: int) -> None:
@@ -91,7 +97,23 @@ class Milestones:
         self.reached.append(milestone)
         self._write()
         self._tell(milestone)
+        self._warn_of_a_drop(milestone)
         return milestone
+
+    def _warn_of_a_drop(self, milestone: Milestone) -> None:
+        """Warn when training has taken sparsity away (Appendix J: it does without a penalty)."""
+        before = [m for m in self.reached if m.step == 0]
+        if self._max_drop is None or milestone.step == 0 or not before:
+            return
+        start = before[-1].sparsity
+        if milestone.sparsity < start - self._max_drop:
+            logger.warning(
+                "Held-out sparsity has fallen to %.2f %% at step %d, from %.2f %% before training; "
+                "a larger lambda (regularization.stages[].factor) keeps it.",
+                100 * milestone.sparsity,
+                milestone.step,
+                100 * start,
+            )
 
     def _write(self) -> None:
         lines = [json.dumps(encode(milestone)) + "\n" for milestone in self.reached]

@@ -21,6 +21,7 @@ from prosparse.model.checkpoint import check_model
 from prosparse.model.shapes import SHAPES
 from prosparse.records.codec import encode
 from prosparse.records.sparsity import Activation
+from prosparse.training.adapters import LoraPlan
 from prosparse.training.regularizer import Normalization, kappa
 from prosparse.training.schedule import Schedule, Stage
 from prosparse.training.training_plan import TrainingPlan
@@ -98,6 +99,19 @@ class MeasurePlan:
     """Held-out data sets by name."""
     tokens: int = 32768
     """Of each data set."""
+    every: int | None = None
+    """Optimizer steps between measurements beside the ends of stages; None: only these."""
+    max_sparsity_drop: float = 0.01
+    """By how much sparsity may fall below that at the beginning before a warning is given; 0.01 is
+    one point."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise UserError(f"every must be at least 1; found {self.every}.")
+        if not 0 <= self.max_sparsity_drop <= 1:
+            raise UserError(
+                f"max_sparsity_drop must be from 0 to 1; found {self.max_sparsity_drop}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +163,8 @@ class Recipe:
     """The model's shape by name, such as `llama2-7b`: where `model` is not on this machine, a dry
     run reads this instead."""
     relufy: RelufyPlan = field(default_factory=RelufyPlan)
+    lora: LoraPlan | None = None
+    """Train low-rank adapters instead of the weights, and add them in at the end."""
     measure: MeasurePlan | None = None
     threshold: ThresholdPlan | None = None
     """Used by `sparsify` only."""

@@ -18,21 +18,22 @@ from transformers import (
 
 from prosparse.data.mixture import Mixture, build_mixture
 from prosparse.measurement.run import read_windows
-from prosparse.model.checkpoint import load, load_tokenizer, save
-from prosparse.model.device import choose_device, forward_precision, provenance
+from prosparse.model.checkpoint import load_tokenizer, save
+from prosparse.model.device import choose_device, forward_precision
 from prosparse.model.ffn import ffns
-from prosparse.model.relufy import activation_of, relufy_in_place
-from prosparse.records.codec import encode
 from prosparse.records.files import write_record
-from prosparse.records.run import StageRecord, TrainRecord
+from prosparse.records.run import TrainRecord
+from prosparse.training.adapters import check_peft
 from prosparse.training.arguments import training_arguments
 from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
 from prosparse.training.checkpoints import step_of, told_when_unwritten
 from prosparse.training.divergence import StopOnDivergence
 from prosparse.training.milestones import Milestones, OnMilestone, tell_again
+from prosparse.training.outcome import card_notes, run_record
 from prosparse.training.recipe import Recipe
 from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
+from prosparse.training.starting_model import starting_model
 from prosparse.training.trackers import check_trackers, tracker_callbacks
 from prosparse.training.trainer import ProSparseTrainer
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
@@ -86,6 +87,8 @@ def train(
         return done
     recipe.check_inputs(trust_remote_code=trust_remote_code)
     check_trackers(recipe.training.report_to)
+    if recipe.lora is not None:
+        check_peft()
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)
@@ -105,35 +108,31 @@ def train(
         mixture = _training_data(recipe, tokenizer, workspace, progress)
     # Only the main process measures: the others have nothing held out, and so no milestones.
     held_out = _held_out(recipe, tokenizer) if is_main else []
-    milestones = Milestones(workspace.milestones, held_out, precision, on_milestone, progress)
+    max_drop = recipe.measure.max_sparsity_drop if recipe.measure is not None else None
+    milestones = Milestones(
+        workspace.milestones, held_out, precision, on_milestone, progress, max_drop
+    )
     if is_main:
         milestones.restore(last_step)
 
-    # float32 whatever the checkpoint holds: bfloat16 master weights would swallow small updates.
-    model = load(
-        checkpoint or recipe.model,
-        dtype=torch.float32,
-        device=where,
-        trust_remote_code=trust_remote_code,
-    )
-    if checkpoint is None:
-        milestones.measure("original", model, step=0, factor=0.0, tokens_seen=0)
-        relufy_in_place(model, recipe.relufy.chosen())
-        label = f"{_spoken(model)}, untrained"
-        milestones.measure(label, model, step=0, factor=0.0, tokens_seen=0)
+    is_resumed = checkpoint is not None
+    model, adapters = starting_model(recipe, is_resumed, milestones, where, trust_remote_code)
     # How the model runs is the run's business, not the checkpoint's: no cache while training.
     model.config.use_cache = False
     trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
-    trainer.add_callback(StageEnds(trainer, milestones, tokens_per_step))
+    every = recipe.measure.every if recipe.measure is not None else None
+    trainer.add_callback(StageEnds(trainer, milestones, every))
     if progress:
         trainer.add_callback(Progress(tokens_per_step))
     _run_until_done_or_interrupted(trainer, checkpoint, workspace)
     model.config.use_cache = True
+    if adapters is not None:
+        adapters.merge_and_unload()
 
-    record = _record(recipe, model, trainer, milestones, tokens_per_step, precision, where)
+    record = run_record(recipe, model, trainer, milestones, tokens_per_step, precision, where)
     if trainer.is_world_process_zero():
         with told_when_unwritten(f"The trained model in {workspace.folder}"):
-            save(model, tokenizer, workspace.folder, base=recipe.model, notes=_card_notes(record))
+            save(model, tokenizer, workspace.folder, base=recipe.model, notes=card_notes(record))
             write_record(record, workspace.folder)
         workspace.finish()
     return record
@@ -208,71 +207,3 @@ def _run_until_done_or_interrupted(
             f"Stopped after step {trainer.state.global_step} of {trainer.state.max_steps}; the run "
             f"is in {workspace.folder}. The same command with --resume goes on from there."
         )
-
-
-def _record(
-    recipe: Recipe,
-    model: PreTrainedModel,
-    trainer: ProSparseTrainer,
-    milestones: Milestones,
-    tokens_per_step: int,
-    precision: str,
-    where: torch.device,
-) -> TrainRecord:
-    schedule = trainer.schedule
-    stages = tuple(
-        StageRecord(
-            name=schedule.stage_name(index),
-            first_step=schedule.first_step(index),
-            last_step=stage.until,
-            start_factor=schedule.start_factor(index),
-            end_factor=stage.factor,
-            end_coefficient=stage.factor * trainer.kappa,
-            end_tokens=stage.until * tokens_per_step,
-        )
-        for index, stage in enumerate(schedule.stages)
-    )
-    seconds = trainer.clock.seconds()
-    num_tokens = schedule.num_steps * tokens_per_step
-    return TrainRecord(
-        model=recipe.model,
-        recipe=encode(recipe),
-        activation=activation_of(model),
-        stages=stages,
-        milestones=tuple(milestones.reached),
-        num_steps=schedule.num_steps,
-        num_tokens=num_tokens,
-        tokens_per_step=tokens_per_step,
-        seconds=seconds,
-        tokens_per_second=num_tokens / seconds,
-        precision=precision,
-        provenance=provenance(where, recipe.training.seed),
-    )
-
-
-def _spoken(model: PreTrainedModel) -> str:
-    """Return the activation's name as people write it."""
-    names = {"relu": "ReLU", "shifted_relu": "shifted ReLU", "fatrelu": "FATReLU"}
-    return names[activation_of(model).name]
-
-
-def _card_notes(record: TrainRecord) -> list[str]:
-    """Return what the model card says about training."""
-    last = record.stages[-1]
-    notes = [
-        f"Trained for {record.num_tokens:,} tokens in {record.num_steps:,} steps of "
-        f"{record.tokens_per_step:,}, final lambda {last.end_factor:g} "
-        f"(c = {last.end_coefficient:.3g})."
-    ]
-    if record.milestones:
-        final = record.milestones[-1]
-        notes.append(
-            f"Activation sparsity {final.sparsity:.4f}, mean over layers, on "
-            + ", ".join(f"{m.num_tokens:,} tokens of {m.data}" for m in final.data)
-            + "; perplexity "
-            + ", ".join(
-                f"{m.perplexity:.2f} ± {m.perplexity_stderr:.2f} ({m.data})" for m in final.data
-            )
-            + "."
-        )
-    return notes

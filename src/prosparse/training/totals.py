@@ -26,6 +26,11 @@ class Totals:
         self._step_tokens: int | None = None
         self.reset(seconds)
 
+    @property
+    def num_tokens_with_this_step(self) -> int:
+        """Tokens since the last log line, those of the step under way among them."""
+        return self.num_tokens + (self._step_tokens or 0)
+
     def begin_step(self, num_tokens: int) -> None:
         """Begin an optimizer step, of `num_tokens` over all processes; the one before was taken."""
         self.close_step()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
+from prosparse.data.conversations import TOKEN_MASK
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
 from prosparse.training.checkpoints import (
@@ -63,6 +64,11 @@ class ProSparseTrainer(Trainer):
         self._tokens_logged = tokens_before
         self._totals = Totals(len(self.ffns), self.args.device, seconds_before)
 
+    @property
+    def tokens_seen(self) -> int:
+        """Training tokens of the whole run so far, without padding."""
+        return self._tokens_logged + self._totals.num_tokens_with_this_step
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the penalty watching the model from before it is compiled to the end."""
         refuse_liger_ffn(self.args)
@@ -94,7 +100,8 @@ class ProSparseTrainer(Trainer):
         of processes; where a model's own loss is a mean over the micro-batch instead, the Trainer
         divides by the number of micro-batches afterwards, and the penalty makes up for that.
         """
-        with self.penalty.collect(inputs.get("attention_mask")):
+        with self.penalty.collect(mask_of(inputs)):
+            inputs = {name: part for name, part in inputs.items() if name != TOKEN_MASK}
             lm_loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         seen = self.penalty.take()
         is_share_of_step = self.model_accepts_loss_kwargs and num_items_in_batch is not None
@@ -191,9 +198,18 @@ class ProSparseTrainer(Trainer):
             self.accelerator.wait_for_everyone()
 
 
+def mask_of(batch: dict[str, Tensor]) -> Tensor | None:
+    """Return where a micro-batch holds real tokens, [B, S], or None where all are.
+
+    Packed conversations say so apart, because a model that is given an attention mask no longer
+    keeps them from attending to one another.
+    """
+    return batch.get(TOKEN_MASK, batch.get("attention_mask"))
+
+
 def count_tokens(batch: dict[str, Tensor]) -> int:
     """Return the real tokens of a micro-batch: those that are not padding."""
-    mask = batch.get("attention_mask")
+    mask = mask_of(batch)
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
 

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that a run trains, at its beginning or where it goes on."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from prosparse.errors import UserError
+from prosparse.model.activation import SPARSE_ACTIVATIONS
+from prosparse.model.checkpoint import load
+from prosparse.model.relufy import activation_of, relufy_in_place
+from prosparse.training.adapters import add_adapters
+
+if TYPE_CHECKING:
+    from peft import LoraModel
+    from transformers import PreTrainedModel
+
+    from prosparse.training.milestones import Milestones
+    from prosparse.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def starting_model(
+    recipe: Recipe,
+    is_resumed: bool,
+    milestones: Milestones,
+    where: torch.device,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, LoraModel | None]:
+    """Return the model with its activation put in, and its adapters where it has any.
+
+    At a run's beginning it is measured before and after its activation is replaced, if it is. A
+    resumed run begins with the same model; the Trainer reads the checkpoint into it.
+
+    Raises:
+        UserError: It cannot be loaded, or cannot be trained on answers.
+    """
+    # float32 whatever the checkpoint holds: bfloat16 master weights would swallow small updates.
+    model = load(
+        recipe.model,
+        dtype=torch.float32,
+        device=where,
+        trust_remote_code=trust_remote_code,
+    )
+    if recipe.data.loss == "answers":
+        _refuse_without_positions(model)
+    replaced, chosen = activation_of(model), recipe.relufy.chosen()
+    if not is_resumed:
+        milestones.measure("original", model, step=0, factor=0.0, tokens_seen=0)
+        if replaced.name in SPARSE_ACTIVATIONS and replaced != chosen:
+            logger.warning(
+                "%s has %s (%s); the recipe's relufy section puts %s (%s) in its place. To keep "
+                "the one it has, name it there.",
+                recipe.model,
+                replaced.name,
+                replaced.param,
+                chosen.name,
+                chosen.param,
+            )
+    if replaced != chosen:
+        relufy_in_place(model, chosen)
+        if not is_resumed:
+            label = f"{spoken(model)}, untrained"
+            milestones.measure(label, model, step=0, factor=0.0, tokens_seen=0)
+    return model, None if recipe.lora is None else add_adapters(model, recipe.lora)
+
+
+def spoken(model: PreTrainedModel) -> str:
+    """Return the activation's name as people write it."""
+    names = {"relu": "ReLU", "shifted_relu": "shifted ReLU", "fatrelu": "FATReLU"}
+    return names[activation_of(model).name]
+
+
+def _refuse_without_positions(model: PreTrainedModel) -> None:
+    """Raise for a model that could not keep the conversations of one block apart."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UserError(
+            f"'loss: answers' packs conversations and keeps them apart by their positions, which "
+            f"a {type(model).__name__} does not take: choose another model or 'loss: all'."
+        )
