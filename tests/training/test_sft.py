@@ -126,6 +126,27 @@ def test_batch_is_accumulation(run, sft):
     run(sft).assert_close(run(other))
 
 
+@pytest.mark.invariant
+def test_one_process_is_two(run, start, finished, sft):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    sft["training"].update(samples_per_step=2, micro_batch_size=1)
+    halved = {**copy.deepcopy(sft), "out": sft["out"] + "-halved"}
+    process = start(halved, launcher=launcher)
+    whole = run(sft)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    finished(Path(halved["out"])).assert_close(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.invariant
+def test_compiled_is_eager(run, sft):
+    compiled = copy.deepcopy(sft)
+    compiled["out"] += "-compiled"
+    compiled["training"]["compile"] = True
+    run(compiled).assert_close(run(sft))
+
+
 def test_a_stopped_run_goes_on_to_the_same_end_and_its_record_counts_real_tokens(run, sft):
     def crash(*args, **kwargs) -> None:
         raise ZeroDivisionError
