@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from prosparse.benchmarking import training, training_contenders
-from prosparse.benchmarking.shapes import parse_shapes
 from prosparse.benchmarking.timing import Repeats, Stopwatch
 from prosparse.benchmarking.training import bench_train
 from prosparse.benchmarking.training_contenders import Contender, contenders
 from prosparse.benchmarking.training_reference import Errors, Reference, make_inputs
 from prosparse.errors import UserError
+from prosparse.model.shapes import parse_shapes
 from prosparse.records.files import read_record
 from prosparse.records.speed import SpeedLimit
 

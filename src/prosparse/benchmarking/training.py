@@ -15,7 +15,6 @@ from prosparse.benchmarking.limit import measure_limit
 from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.ops import DTYPES
 from prosparse.benchmarking.reference import ERROR_BOUND
-from prosparse.benchmarking.shapes import parse_shapes
 from prosparse.benchmarking.timing import Repeats, Stopwatch, spread
 from prosparse.benchmarking.training_contenders import (
     BASELINE,
@@ -29,6 +28,7 @@ from prosparse.benchmarking.training_contenders import (
 from prosparse.benchmarking.training_reference import Errors, Inputs, Reference, make_inputs
 from prosparse.errors import UserError
 from prosparse.model.device import choose_device, provenance
+from prosparse.model.shapes import parse_shapes
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import NotRun, SpeedLimit
 from prosparse.records.training_speed import TrainSpeedRecord, TrainSpeedRow

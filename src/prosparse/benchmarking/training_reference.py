@@ -20,7 +20,7 @@ from prosparse.benchmarking.reference import relative_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from prosparse.benchmarking.shapes import Shape
+    from prosparse.model.shapes import Shape
 
 GRAD_STD = 1e-3
 """Of the output's gradient. That of the L1 norm is as large as a typical gradient of x_1, so that a
