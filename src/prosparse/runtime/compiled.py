@@ -11,18 +11,23 @@ import torch
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
-def compile_step(function: Step, mode: str, device: torch.device) -> Step:
+def compile_step(
+    function: Step, mode: str, device: torch.device, keeps_shared_inputs: bool = False
+) -> Step:
     """Return a step compiled whole.
 
     Args:
         function: What to compile; the same shapes in every call.
         mode: Of torch.compile, such as `default` or `max-autotune-no-cudagraphs`.
         device: Where it runs.
+        keeps_shared_inputs: Compute what several products read, such as a normalized input, once. Left
+            to itself, Inductor computes it anew for every row of every product; beside the operators
+            of a sparse FFN that took three times the time of the product, in half the layers of a
+            LLaMA2-7B decode, while a dense decode was the slower for keeping it.
     """
     options: dict[str, Any] = dict(torch._inductor.list_mode_options(mode))
-    # What several products read, such as a normalized input, is computed once and kept. Left to itself,
-    # Inductor computes it anew for every row of every product: three times the time, in half the layers.
-    options["realize_reads_threshold"] = 1
+    if keeps_shared_inputs:
+        options["realize_reads_threshold"] = 1
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
         options["triton.enable_pdl"] = True  # a kernel starts while the last one ends
     return cast("Step", torch.compile(function, options=options, fullgraph=True))

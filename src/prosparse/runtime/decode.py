@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from prosparse.errors import UserError
+from prosparse.runtime.accelerate import is_accelerated
 from prosparse.runtime.compiled import compile_step
 from prosparse.runtime.decodable import arguments, cache_name, num_cache_layers, why_no_decoder
 
@@ -92,7 +93,9 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
         if compile is not None:
-            self._next = compile_step(self._next, compile, model.device)
+            self._next = compile_step(
+                self._next, compile, model.device, keeps_shared_inputs=is_accelerated(model)
+            )
         self._ids = torch.empty(0, 0)
         self._weights: list[int] = []
         self._start: list[Tensor] = []
