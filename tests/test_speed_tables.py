@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The speed tables of the README and of the pages are those of the records.
 
-A table stands under `<!-- ops: FOLDER SHAPE -->` (one token) or `<!-- tokens: FOLDER SHAPE -->` (the whole
-FFN for several). To make one, print `TABLES[kind](FOLDER, SHAPE)`.
+A table stands under `<!-- ops: FOLDER SHAPE -->` (one token), `<!-- tokens: FOLDER SHAPE -->` (the whole
+FFN for several) or `<!-- decode: FOLDER MODEL -->`. To make one, print `TABLES[kind](FOLDER, SHAPE)`.
 """
 
 import re
@@ -12,14 +12,15 @@ import pytest
 
 from prosparse.records.files import read_record
 from prosparse.reporting.grids import Grid
-from prosparse.reporting.speed_grids import ops_row
+from prosparse.reporting.speed_grids import DECODE_HEADER, decode_row, ops_row
 from prosparse.reporting.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-MARKER = re.compile(r"<!-- (ops|tokens): (\S+) (\S+) -->")
+MARKER = re.compile(r"<!-- (ops|tokens|decode): (\S+) (\S+) -->")
 STEPS = {"up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
 TOKENS_HEADER = (
+    "mask",
     "tokens",
     "needed by any",
     "cuBLAS, us",
@@ -49,19 +50,30 @@ def tokens_table(folder: str, shape: str) -> str:
     """Return the Markdown of the whole FFN at the paper's sparsity, for each number of tokens."""
     rows = [r for r in read_record(ROOT / folder).rows if (r.shape, r.step) == (shape, "ffn")]
     dense = {r.num_tokens: ops_row(r) for r in rows if r.contender == "cuBLAS, dense"}
-    sparse = {r.num_tokens: r for r in rows if r.contender == "sparse_ffn, cuda"}
-    return markdown_table(
-        Grid(
-            TOKENS_HEADER,
-            [
-                (str(t), f"{100 * r.union:.0f} %", dense[t][5], *(ops_row(r)[i] for i in (5, 6, 9)))
-                for t, r in sparse.items()
-            ],
+    sparse = [r for r in rows if r.contender == "sparse_ffn, cuda"]
+    cells = [
+        (
+            r.mask,
+            str(r.num_tokens),
+            f"{100 * r.union:.0f} %",
+            dense[r.num_tokens][5],
+            *(ops_row(r)[i] for i in (5, 6, 9)),
         )
-    )
+        for r in sorted(sparse, key=lambda r: (r.mask == "clustered", r.mask != "random"))
+    ]
+    return markdown_table(Grid(TOKENS_HEADER, cells))
 
 
-TABLES = {"ops": ops_table, "tokens": tokens_table}
+def decode_table(folder: str, model: str) -> str:
+    """Return the Markdown of all contenders of a decode."""
+    record = read_record(ROOT / folder)
+    assert record.model == model
+    rows = [DECODE_HEADER, *(decode_row(row) for row in record.rows)]
+    header, *cells = [tuple(row[i] for i in (0, 1, 2, 4, 5, 7, 8, 9)) for row in rows]
+    return markdown_table(Grid(header, cells))
+
+
+TABLES = {"ops": ops_table, "tokens": tokens_table, "decode": decode_table}
 
 
 def shown() -> list[tuple[Path, str, str, str]]:

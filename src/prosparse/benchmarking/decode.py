@@ -131,7 +131,7 @@ def bench_decode(
     ffn = ffns(network)[0]
     layers = runner.layer_sparsity
     record = DecodeSpeedRecord(
-        model=shape if model is None else str(model),
+        model=shape if model is None else _name(model),
         is_random=model is None,
         num_layers=len(layers),
         d_model=ffn.d_model,
@@ -160,6 +160,11 @@ def bench_decode(
         with whole_folder(Path(out), overwrite) as folder:
             write_record(record, folder)
     return record
+
+
+def _name(model: str | Path) -> str:
+    """Return what the record calls a model: absolute paths without their folders, as in commands."""
+    return Path(model).name if Path(model).is_absolute() else str(model)
 
 
 def _random_prompt(shape: Shape, seed: int) -> Tensor:
