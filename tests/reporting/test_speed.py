@@ -287,3 +287,9 @@ def test_wrong_rows_are_not_drawn(ops_record):
 def test_decode_bars_show_the_parts(decode_record):
     names = set(texts(decode_parts(decode_record)))
     assert {"attention", "FFN", "rest", "not taken apart", "312.5 tokens/s"} <= names
+
+
+def test_a_decode_without_dense_rows_says_so(decode_record):
+    sparse = [row for row in decode_record.rows if not row.is_dense]
+    record = dataclasses.replace(decode_record, rows=tuple(sparse))
+    assert "no dense decode was timed" in headline(record)

@@ -51,7 +51,8 @@ def _(record: DecodeSpeedRecord) -> str:
     wrong = [row.contender for row in record.rows if row.is_wrong]
     warning = f" WRONG, and so without a time: {listing(wrong)}." if wrong else ""
     if dense is None or sparse is None:
-        return f"{bytes_text[0].upper()}{bytes_text[1:]}; no sparse decode was timed.{warning}"
+        missing = "dense" if dense is None else "sparse"
+        return f"{bytes_text[0].upper()}{bytes_text[1:]}; no {missing} decode was timed.{warning}"
     ceiling = record.dense_mb / sparse.mb
     return (
         f"Sparsity buys {sparse.speedup or 0.0:.2f}x on this machine: "
