@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.training import bench_train
     from prosparse.errors import UserError
     from prosparse.laws.lambda_law import plan
+    from prosparse.laws.run import fit
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
     from prosparse.model.quantized import quantize
@@ -36,6 +37,7 @@ _VERBS = {
     "bench_decode": "prosparse.benchmarking.decode",
     "bench_ops": "prosparse.benchmarking.ops",
     "bench_train": "prosparse.benchmarking.training",
+    "fit": "prosparse.laws.run",
     "generate": "prosparse.runtime.generate",
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
@@ -55,6 +57,7 @@ __all__ = [
     "bench_decode",
     "bench_ops",
     "bench_train",
+    "fit",
     "generate",
     "load",
     "load_tokenizer",

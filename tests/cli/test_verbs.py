@@ -8,7 +8,9 @@ import pytest
 import prosparse as ps
 from prosparse.records.files import read_record
 
-VERBS = ["relufy", "train", "measure", "threshold", "generate", "plan", "report", "sparsify"]
+VERBS = [
+    "relufy", "train", "measure", "threshold", "generate", "plan", "fit", "report", "sparsify",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)

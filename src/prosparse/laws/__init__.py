@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What finished runs say about the next one."""
+"""Laws of activation sparsity, fitted to finished runs: what they say about the next one."""

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from prosparse.errors import UserError
+from prosparse.laws.fitting import fit_curve
+from prosparse.laws.forms import LAMBDA
+from prosparse.laws.points import training_record
 from prosparse.model.device import provenance
-from prosparse.records.files import read_record, refuse_existing, whole_folder, write_record
+from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.law import LambdaLawRecord, LawPoint
-from prosparse.records.run import SparsifyRecord, TrainRecord
+from prosparse.records.run import TrainRecord
 
-PAPERS_FIT = (-1.76, 0.30, 3.49)  # where the search for a, alpha and b begins
 CONFIDENCE = 0.95
 
 
@@ -66,58 +68,36 @@ def plan(
 
 def fit(model: str, points: Sequence[LawPoint], sparsity: float) -> LambdaLawRecord:
     """Return the law of some points and the lambda for a sparsity; see `plan`."""
-    try:
-        from scipy.optimize import OptimizeWarning, curve_fit
-        from scipy.stats import t as student
-    except ImportError:
-        raise UserError("Fitting a law needs scipy: pip install 'prosparse[laws]'.") from None
-    import warnings
-
     points = sorted(points, key=lambda point: point.factor)
     factors = np.array([point.factor for point in points])
-    active = np.log(100 * (1 - np.array([point.sparsity for point in points])))
     if len(set(factors)) < 3:
         raise UserError(
             f"The law has three numbers to fit, so it needs three different last-stage lambdas; found "
             f"{len(set(factors))}."
         )
-
-    def law(x: np.ndarray, a: float, alpha: float, b: float) -> np.ndarray:
-        return a * x**alpha + b
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # three points leave no covariance
-        try:
-            found = curve_fit(law, factors, active, p0=PAPERS_FIT, maxfev=20000)
-        except RuntimeError:
-            raise UserError(
-                "The law does not fit these runs: does sparsity rise with lambda among them?"
-            ) from None
-    (a, alpha, b), covariance = found[:2]
+    found = fit_curve(LAMBDA, factors, 1 - np.array([point.sparsity for point in points]))
+    a, alpha, b = (n.value(float(t)) for n, t in zip(LAMBDA.numbers, found.theta, strict=True))
     power = (np.log(100 * (1 - sparsity)) - b) / a  # lambda^alpha
-    if not (a < 0 < alpha and power > 0):
+    if power <= 0:
         raise UserError(
             f"By the law of these runs (a {a:.3g}, alpha {alpha:.3g}, b {b:.3g}) no lambda gives "
             f"{sparsity:.2%} sparsity; the least is {1 - np.exp(b) / 100:.2%}, at lambda 0."
         )
     factor = power ** (1 / alpha)
     interval: tuple[float | None, float | None] = (None, None)
-    spare = len(points) - 3
-    if spare > 0:
-        # Of ln lambda, by its derivatives with respect to a, alpha and b.
-        slope = np.array([-1 / a, -np.log(power) / alpha, -1 / (a * power)]) / alpha
-        error = float(np.sqrt(slope @ covariance @ slope))
-        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * error
-        interval = float(factor * np.exp(-reach)), float(factor * np.exp(reach))
-    residuals = active - law(factors, a, alpha, b)
-    spread = float(((active - active.mean()) ** 2).sum())
+    reach = found.reach(CONFIDENCE)
+    if reach is not None and found.covariance is not None:
+        # Of ln lambda, by its derivatives with respect to ln -a, ln alpha and b.
+        slope = np.array([-1 / alpha, -np.log(factor), -1 / (alpha * a * power)])
+        error = float(np.sqrt(slope @ found.covariance @ slope))
+        interval = float(factor * np.exp(-reach * error)), float(factor * np.exp(reach * error))
     return LambdaLawRecord(
         model=model,
         points=tuple(points),
-        a=float(a),
-        alpha=float(alpha),
-        b=float(b),
-        r_squared=1 - float((residuals**2).sum()) / spread if spread else 0.0,
+        a=a,
+        alpha=alpha,
+        b=b,
+        r_squared=found.r_squared,
         sparsity=sparsity,
         factor=float(factor),
         factor_low=interval[0],
@@ -129,7 +109,7 @@ def fit(model: str, points: Sequence[LawPoint], sparsity: float) -> LambdaLawRec
 
 def _read(runs: Sequence[str | Path]) -> tuple[str, list[LawPoint]]:
     """Return the model that all runs began with, and their points."""
-    training = {str(run): _training(Path(run)) for run in runs}
+    training = {str(run): training_record(Path(run)) for run in runs}
     if not training:
         raise UserError("No run was named; give the output folders of three finished runs or more.")
     for key in ("model", "normalization", "reference_tokens"):
@@ -150,15 +130,6 @@ def _read(runs: Sequence[str | Path]) -> tuple[str, list[LawPoint]]:
             raise UserError(f"{name} ended with lambda 0; the law is about lambdas above it.")
         points.append(LawPoint(Path(name).name, last.factor, last.sparsity))
     return next(iter(training.values())).model, points
-
-
-def _training(folder: Path) -> TrainRecord:
-    record = read_record(folder)
-    if isinstance(record, SparsifyRecord):
-        return record.training
-    if not isinstance(record, TrainRecord):
-        raise UserError(f"{folder} is the result of {record.kind}; give runs of train or sparsify.")
-    return record
 
 
 def _setting(record: TrainRecord, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.law import LambdaLawRecord
+from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
@@ -37,6 +38,7 @@ Record = (
     | DecodeSpeedRecord
     | TrainSpeedRecord
     | LambdaLawRecord
+    | LawsRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -48,6 +50,7 @@ KINDS: dict[str, type] = {
     "bench_decode": DecodeSpeedRecord,
     "bench_train": TrainSpeedRecord,
     "plan": LambdaLawRecord,
+    "fit": LawsRecord,
 }
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prosparse.records.law import LambdaLawRecord
+from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.reporting.grids import Grid
+from prosparse.reporting.law_fit_sections import law_facts, law_notes
 from prosparse.reporting.numerals import compact_number, duration, listing
 from prosparse.reporting.speed_summary import speed_facts, speed_notes
 from prosparse.reporting.training_speed import train_speed_facts, train_speed_notes
@@ -43,6 +45,8 @@ def reading_notes(record: Record) -> list[str]:
         return speed_notes(record)
     if isinstance(record, TrainSpeedRecord):
         return train_speed_notes(record)
+    if isinstance(record, LawsRecord):
+        return law_notes(record)
     measures = _measures(record)
     if not measures:
         return []
@@ -103,6 +107,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return train_speed_facts(record)
         case LambdaLawRecord():
             return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
+        case LawsRecord():
+            return law_facts(record)
         case SparsifyRecord():
             return [
                 *_training_facts(record.training),

@@ -109,6 +109,8 @@ def residual_plot(record: LambdaLawRecord) -> str:
 
 def _interval(record: LambdaLawRecord) -> str:
     if record.factor_low is None or record.factor_high is None:
-        return " (three runs fix the law exactly: how far to trust it takes a fourth)"
+        if len(record.points) == 3:
+            return " (three runs fix the law exactly: how far to trust it takes a fourth)"
+        return " (the runs do not determine the law: no interval)"
     low, high = compact_number(record.factor_low), compact_number(record.factor_high)
     return f" (95 % confidence: {low} to {high})"
