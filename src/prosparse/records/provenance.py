@@ -20,6 +20,7 @@ PACKAGES = (
     "datasets",
     "tokenizers",
     "numpy",
+    "scipy",
     "triton",
 )
 

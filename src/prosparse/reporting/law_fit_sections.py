@@ -19,32 +19,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NO_INTERVAL = "not determined"
-HEADROOM = 0.6  # of the points' spread: how far a plot's axis goes beyond them
-SHOWN_TILES = 4
+HEADROOM = 0.25  # of the points' spread: how far a plot's axis goes beyond them
+MOST_IN_WORDS = 4
 
 
 @headline.register
 def _(record: LawsRecord) -> str:
-    parts = []
-    for fit in record.fits:
-        last = fit.parameters[-1]
-        interval = (
-            "not determined"
-            if last.low is None or last.high is None
-            else f"{_number(last.low)} to {_number(last.high)}"
-        )
-        parts.append(
-            f"{fit.name}: R² {fit.r_squared:.4f} over {fit.num_points} points, {last.name} "
-            f"{_number(last.value)} ({percent(record.confidence, 0)} confidence: {interval})"
-        )
-    return f"{'; '.join(parts)}."
+    if len(record.fits) > MOST_IN_WORDS:
+        found = sorted(fit.r_squared for fit in record.fits)
+        return f"{len(found)} curves were fitted, with R² from {found[0]:.4f} to {found[-1]:.4f}."
+    return " ".join(_in_words(record, fit) for fit in record.fits)
 
 
 @tiles.register
 def _(record: LawsRecord) -> list[Tile]:
     return [
         (f"{fit.r_squared:.4f}", f"R² of {fit.name}, {fit.law}")
-        for fit in record.fits[:SHOWN_TILES]
+        for fit in record.fits[:MOST_IN_WORDS]
     ]
 
 
@@ -162,6 +153,14 @@ def law_facts(record: LawsRecord) -> list[tuple[str, str]]:
         ("laws", listing(list(dict.fromkeys(f"{fit.law}: {fit.formula}" for fit in record.fits)))),
         ("points", listing([f"{fit.num_points} of {fit.name}" for fit in record.fits])),
     ]
+
+
+def _in_words(record: LawsRecord, fit: LawFit) -> str:
+    last = fit.parameters[-1]  # the limit, or the offset
+    return (
+        f"{fit.name}: {last.name} is {_number(last.value)} ({percent(record.confidence, 0)} confidence: "
+        f"{_interval(last.low, last.high)}), R² {fit.r_squared:.4f} over {fit.num_points} points."
+    )
 
 
 def _draw(axes: Axes, curve: Sequence[LawPrediction], line: str, color: str, label: str) -> None:
