@@ -91,6 +91,13 @@ def test_a_lambda_from_finished_runs(run, tmp_path):
     assert "95 % confidence: " in printed
 
 
+def test_a_law_of_data_from_a_run(run):
+    folder = EXAMPLES.parent / "benchmarks/results/relufication_h100_2026-11-23"
+    printed = run("09_fit.py", "stage 0", 10, folder)
+    assert "from 71 points of training batches (the log), stage 0" in printed
+    assert "At 10 billion tokens, beyond the points: 0.32" in printed
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):

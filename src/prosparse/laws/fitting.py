@@ -79,33 +79,16 @@ def fit_curve(
         UserError: There are fewer different x than numbers, the points do not vary, they go the
             other way, or scipy is not installed.
     """
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise UserError("Fitting a law needs scipy: pip install 'prosparse[laws]'.") from None
     weights = np.ones_like(x) if weights is None else weights / weights.mean()
     u, root = law.to_fit(activation_ratio), np.sqrt(weights)
     _refuse_hopeless(law, x, u)
-    low = np.array([number.low for number in law.numbers])
-    high = np.array([number.high for number in law.numbers])
-
-    def residuals(theta: np.ndarray) -> np.ndarray:
-        return root * (law.curve(x, theta) - u)
-
-    found = [
-        least_squares(
-            residuals, start.clip(low, high), jac=lambda theta: root[:, None] * _jacobian(law, x, theta),
-            bounds=(low, high), x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
-        )
-        for start in _starts(law, x, u, weights)
-    ]  # fmt: skip
-    theta = min(found, key=lambda result: result.cost).x
-    rest = residuals(theta)
+    theta = _least_squares(law, x, u, weights)
+    rest = root * (law.curve(x, theta) - u)
     correlation = _correlation(rest) if law.is_series else None
     at_bound = tuple(
         number.name
         for number, value in zip(law.numbers, theta, strict=True)
-        if min(value - number.low, number.high - value) < AT_BOUND
+        if value in (number.low, number.high)
     )
     spare = len(x) - len(theta)
     covariance = None
@@ -116,6 +99,28 @@ def fit_curve(
     spread = float((weights * (u - np.average(u, weights=weights)) ** 2).sum())
     r_squared = 1 - float(rest @ rest) / spread
     return CurveFit(law, theta, covariance, spare, r_squared, correlation, at_bound)
+
+
+def _least_squares(law: Law, x: np.ndarray, u: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return theta, refined from the best shapes of the search; bounds that it reaches, exactly."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise UserError("Fitting a law needs scipy: pip install 'prosparse[laws]'.") from None
+    root = np.sqrt(weights)
+    low = np.array([number.low for number in law.numbers])
+    high = np.array([number.high for number in law.numbers])
+    found = [
+        least_squares(
+            lambda theta: root * (law.curve(x, theta) - u),
+            start.clip(low, high),
+            jac=lambda theta: root[:, None] * _jacobian(law, x, theta),
+            bounds=(low, high), x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
+        )
+        for start in _starts(law, x, u, weights)
+    ]  # fmt: skip
+    theta = min(found, key=lambda result: result.cost).x
+    return np.where(theta - low < AT_BOUND, low, np.where(high - theta < AT_BOUND, high, theta))
 
 
 def _refuse_hopeless(law: Law, x: np.ndarray, u: np.ndarray) -> None:
