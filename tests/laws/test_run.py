@@ -165,6 +165,9 @@ def test_our_own_run_says_little_and_says_so():
     assert any("residuals are alike" in note for note in fit.notes)
     with pytest.raises(ps.UserError, match="go the other way"):
         ps.fit([H100], stage="stage 0", least=0.003)
+    (late,) = ps.fit([H100], stage="stage 5").fits
+    assert late.notes[0].startswith("At the end of its range: alpha, A0.")
+    assert late.r_squared == pytest.approx(0.1, abs=0.01)
 
 
 @pytest.mark.parametrize(
