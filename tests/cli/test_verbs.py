@@ -103,6 +103,23 @@ def test_sparsify_prints_the_table_and_where_things_are(prosparse, recipe_file, 
         assert (tmp_path / "run" / name).exists()
 
 
+def test_fit_prints_numbers_predictions_and_where_the_report_is(prosparse, tmp_path):
+    ratios = [0.4 - 0.1 / tokens for tokens in range(1, 9)]
+    rows = [f"{i}000000000,{ratio + 1e-4 * (-1) ** i}" for i, ratio in enumerate(ratios, start=1)]
+    table = tmp_path / "silu.csv"
+    table.write_text("\n".join(["tokens,activation_ratio", *rows]))
+    out = tmp_path / "law"
+    result = prosparse("fit", table, "--law", "data-silu", "--at", "4,100", "--out", out)
+    assert result.code == 0
+    assert re.search(r"\| A0 \| 0\.\d+ \| 0\.\d+ to 0\.\d+ \|", result.out)
+    assert re.search(r"\| 4 \|.*within the points", result.out)
+    assert re.search(r"\| 100 \|.*extrapolation", result.out)
+    assert f"Wrote {out}/report.html" in result.out
+    wrong = prosparse("fit", table)
+    assert wrong.code == 2
+    assert wrong.complaint.startswith("silu: The data-relu law says")
+
+
 def test_interrupt_is_130_and_says_how_to_go_on(prosparse, recipe_file, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -197,7 +197,7 @@ def test_tables_that_are_refused(tmp_path, rows, header, words):
         ({"law": "moore"}, "--law must be one of data-relu, data-silu, width-depth, lambda"),
         ({"confidence": 95}, "between 0 and 1; found 95"),
         ({"at": [-1]}, "--at must be above 0"),
-        ({"law": "lambda", "stage": "stage 0"}, "--stage chooses a part of one run"),
+        ({"law": "lambda", "stage": "stage 0"}, "--stage chooses a part of a run"),
         ({"least": 1e6}, "found 0"),
     ],
 )
@@ -213,3 +213,8 @@ def test_runs_that_are_none(tmp_path):
         ps.fit([tmp_path])
     with pytest.raises(ps.UserError, match="no table"):
         ps.fit([tmp_path / "none.csv"])
+    (tmp_path / "image.csv").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ps.UserError, match="no text in UTF-8"):
+        ps.fit([tmp_path / "image.csv"])
+    with pytest.raises(ps.UserError, match="tables have none"):
+        ps.fit([tmp_path / "none.csv"], stage="stage 0")

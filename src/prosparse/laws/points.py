@@ -55,8 +55,8 @@ def read_points(law: Law, runs: Sequence[str | Path], stage: str | None) -> list
         raise UserError(
             "No run was named; give the output folders of finished runs, or a CSV table."
         )
-    if stage is not None and not law.is_series:
-        raise UserError(f"--stage chooses a part of one run; the {law.name} law compares runs.")
+    if stage is not None and (not law.is_series or any(path.suffix == ".csv" for path in paths)):
+        raise UserError("--stage chooses a part of a run, for the laws of data; tables have none.")
     if law.is_series:
         return [
             read_table(path, "tokens", BILLION) if path.suffix == ".csv" else _course(path, stage)
@@ -72,22 +72,23 @@ def read_table(path: Path, column: str, unit: float = 1.0) -> Points:
     """Return the points of a CSV file; x is its `column` over `unit`."""
     if not path.is_file():
         raise UserError(f"There is no table {path}.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        lacking = [name for name in (column, RATIO) if name not in (rows.fieldnames or ())]
-        if lacking:
-            raise UserError(
-                f"{path} lacks the column {lacking[0]}; its header must have {column} and {RATIO}."
-            )
-        found = []
-        for number, row in enumerate(rows, start=2):
-            try:
-                x, ratio = float(row[column]) / unit, float(row[RATIO])
-                found.append((x, ratio, float(row[WEIGHT]) if WEIGHT in row else 1.0))
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"{path}, line {number}, has something that is no number."
-                ) from None
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write the mark
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text in UTF-8.") from None
+    rows = csv.DictReader(text.splitlines())
+    lacking = [name for name in (column, RATIO) if name not in (rows.fieldnames or ())]
+    if lacking:
+        raise UserError(
+            f"{path} lacks the column {lacking[0]}; its header must have {column} and {RATIO}."
+        )
+    found = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            x, ratio = float(row[column]) / unit, float(row[RATIO])
+            found.append((x, ratio, float(row[WEIGHT]) if WEIGHT in row else 1.0))
+        except (TypeError, ValueError):
+            raise UserError(f"{path}, line {number}, has something that is no number.") from None
     return _points(path.stem, path.stem, f"the table {path.name}", found)
 
 
