@@ -35,14 +35,14 @@ class FusedPath:
     Args:
         ffn: A gated FFN.
         mask: Returns bool [T], false where a token of the pass is padding, or None.
-        collect: Receives the layer's index, ||x_1||_1 and the number of non-zeros in each pass.
+        collect: Receives ||x_1||_1 and the number of non-zeros in each pass.
     """
 
     def __init__(
         self,
         ffn: FFN,
         mask: Callable[[], Tensor | None],
-        collect: Callable[[int, Tensor, Tensor], None],
+        collect: Callable[[Tensor, Tensor], None],
     ) -> None:
         self.ffn = ffn
         self.mask = mask
@@ -62,7 +62,7 @@ class FusedPath:
             shift=self.shift or 0.0,
             owns_inputs=True,
         )
-        self.collect(self.ffn.layer, l1, num_active)
+        self.collect(l1, num_active)
         return self.ffn.down(x1_TF.view(up.shape))
 
 
@@ -104,7 +104,7 @@ def _bypassed(ffn: FFN) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def fused(
-    ffn: FFN, mask: Callable[[], Tensor | None], collect: Callable[[int, Tensor, Tensor], None]
+    ffn: FFN, mask: Callable[[], Tensor | None], collect: Callable[[Tensor, Tensor], None]
 ) -> Iterator[None]:
     """Run a fusible FFN the fused way inside the block; see `FusedPath` for the arguments."""
     module, before = ffn.module, type(ffn.module)

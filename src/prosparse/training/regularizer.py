@@ -66,6 +66,36 @@ class Intermediates:
     """Non-zero entries of x_1 over the real tokens, int64 [L]."""
 
 
+class Collected:
+    """What the last pass showed of x_1 of one layer.
+
+    Every layer has its own, reached from its module: so code compiled for one layer is that of all.
+
+    Args:
+        penalty: Says when to collect.
+    """
+
+    def __init__(self, penalty: SparsityPenalty) -> None:
+        self._penalty = penalty
+        self.l1: Tensor | None = None
+        self.active: Tensor | None = None
+
+    def put(self, l1: Tensor, active: Tensor) -> None:
+        """Keep ||x_1||_1 and the number of non-zeros of a pass."""
+        # Compiled code keeps one graph for a pass and its recomputation, which checkpointing holds
+        # to saving the same tensors; what that collects is forgotten with the next pass.
+        if torch.compiler.is_compiling() or self._penalty.is_collecting:
+            self.l1, self.active = l1, active
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Return what is kept, and keep it no longer."""
+        l1, active = self.l1, self.active
+        assert l1 is not None, "the layer has not run"
+        assert active is not None
+        self.l1 = self.active = None
+        return l1, active
+
+
 class SparsityPenalty:
     """Watches x_1 of every FFN during training forward passes.
 
@@ -85,9 +115,8 @@ class SparsityPenalty:
         self._ffns = ffns
         self._device = device
         self._mask_T: Tensor | None = None
-        self._is_collecting = False
-        self._l1: dict[int, Tensor] = {}
-        self._active: dict[int, Tensor] = {}
+        self.is_collecting = False
+        self._collected = [Collected(self) for _ in ffns]
 
     @contextmanager
     def attached(self) -> Iterator[SparsityPenalty]:
@@ -100,7 +129,7 @@ class SparsityPenalty:
         others = [ffn for ffn in self._ffns if ffn not in watched]
         with ExitStack() as stack:
             for ffn in watched:
-                stack.enter_context(fused(ffn, self._mask, self._collect))
+                stack.enter_context(fused(ffn, self._mask, self._collected[ffn.layer].put))
             if others:
                 stack.enter_context(tap(others, self._observe))
             yield self
@@ -113,24 +142,16 @@ class SparsityPenalty:
             attention_mask: [B, S], 0 where there is padding; None when there is none.
         """
         self._mask_T = None if attention_mask is None else attention_mask.reshape(-1).bool()
-        self._l1.clear()
-        self._active.clear()
-        self._is_collecting = True
+        self.is_collecting = True
         try:
             yield
         finally:
-            self._is_collecting = False
+            self.is_collecting = False
 
     def take(self) -> Intermediates:
         """Return what the last `collect` block saw."""
-        layers = range(len(self._ffns))
-        seen = Intermediates(
-            [self._l1[layer] for layer in layers],
-            torch.stack([self._active[layer] for layer in layers]),
-        )
-        self._l1.clear()
-        self._active.clear()
-        return seen
+        l1_L, active_L = zip(*(layer.take() for layer in self._collected), strict=True)
+        return Intermediates(list(l1_L), torch.stack(active_L))
 
     def _observe(self, layer: int, x1: Tensor) -> None:
         if not torch.is_grad_enabled():
@@ -140,11 +161,7 @@ class SparsityPenalty:
             x1_TF = x1_TF * self._mask_T[:, None]
         # abs keeps x_1 for its backward, which down_proj keeps anyway: no memory is added.
         l1 = x1_TF.abs().sum(dtype=torch.float32)
-        self._collect(layer, l1, torch.count_nonzero(x1_TF.detach()))
+        self._collected[layer].put(l1, torch.count_nonzero(x1_TF.detach()))
 
     def _mask(self) -> Tensor | None:
         return self._mask_T
-
-    def _collect(self, layer: int, l1: Tensor, active: Tensor) -> None:
-        if self._is_collecting:
-            self._l1[layer], self._active[layer] = l1, active
