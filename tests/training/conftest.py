@@ -25,16 +25,8 @@ from prosparse.training.run import train
 
 CLOCKED = {"seconds", "tokens_per_second"}
 
-SCRIPT = """
-import contextlib
-import sys
-import prosparse as ps
-from prosparse.kernels.backend import use_backend
-
-is_fused = "--fused" in sys.argv
-with use_backend("reference") if is_fused else contextlib.nullcontext():
-    ps.train(sys.argv[1], device="cpu", progress=False, resume="--resume" in sys.argv)
-"""
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+WORKER = Path(__file__).with_name("worker.py")
 
 
 @dataclass
@@ -121,11 +113,10 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
     processes = []
 
     def start(data: dict, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-        script, recipe = tmp_path / "script.py", tmp_path / "recipe.yaml"
-        script.write_text(SCRIPT)
+        recipe = tmp_path / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(data, sort_keys=False))
         process = subprocess.Popen(
-            [sys.executable, *launcher, str(script), str(recipe), *options],
+            [sys.executable, *launcher, str(WORKER), str(recipe), *options],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,6 +129,19 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def run_on_two(start) -> Callable[..., Finished]:
+    """Train a recipe in two processes; see `worker.py` for the options."""
+
+    def run_on_two(data: dict, *options: str, code: int = 0) -> Finished:
+        process = start(data, *options, launcher=TWO_PROCESSES)
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == code, output
+        return Finished(Path(data["out"]))
+
+    return run_on_two
 
 
 @pytest.fixture

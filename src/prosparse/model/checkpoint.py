@@ -19,6 +19,7 @@ from prosparse.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Arguments of `from_pretrained` under which `refuse_incomplete` sees all that did not fit.
@@ -138,6 +139,7 @@ def save(
     *,
     base: str,
     notes: Sequence[str] = (),
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint and a model card, which says what it takes to load it.
 
@@ -147,10 +149,11 @@ def save(
         folder: An existing folder.
         base: What the model was made from, for the card.
         notes: Sentences for the card: how it was made, what was measured.
+        weights: Those to write, of a model that has only a part of them; None: its own.
     """
     from prosparse.model.card import model_card
 
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(model, base, notes), encoding="utf-8")
 

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
-from packaging.version import Version
 from transformers import TrainingArguments
 
 from prosparse.training.recipe import Recipe
+from prosparse.training.sharding import fsdp_arguments
 from prosparse.training.trackers import tracker_arguments
 
 
@@ -33,7 +31,6 @@ def training_arguments(
         max_steps=recipe.regularization.schedule().num_steps,
         per_device_train_batch_size=plan.micro_batch_size,
         gradient_accumulation_steps=plan.accumulation(num_processes),
-        **_checkpointing(plan.gradient_checkpointing),
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": plan.final_learning_rate_ratio},
@@ -60,17 +57,9 @@ def training_arguments(
         logging_nan_inf_filter=False,  # it would hide what StopOnDivergence stops at
         **tracker_arguments(plan.report_to, Path(recipe.out).name),
         disable_tqdm=True,
+        **(fsdp_arguments() if plan.sharding == "full" and num_processes > 1 else {}),
     )
     # On a machine with several GPUs the Trainer would wrap the model in nn.DataParallel, whose
     # replicas no hook's bookkeeping survives; several GPUs are used with torchrun.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _checkpointing(is_on: bool) -> dict[str, Any]:
-    """Return the arguments of gradient checkpointing, which transformers 5.18 renamed."""
-    name = "activation_checkpointing"
-    if Version(transformers.__version__) < Version("5.18"):
-        name = "gradient_checkpointing"
-    # The reentrant kind hides the intermediate x_1 from autograd, and with it the penalty.
-    return {name: is_on, f"{name}_kwargs": {"use_reentrant": False}}

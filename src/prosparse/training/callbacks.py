@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prosparse.training.milestones import Milestones, numbers_of
+from prosparse.training.sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,12 +62,14 @@ class StageEnds(TrainerCallback):
             control.should_log = True
 
     def _measure(self, label: str, state: TrainerState) -> None:
-        if not state.is_world_process_zero:
+        model = cast("PreTrainedModel", self._trainer.model)
+        if not (state.is_world_process_zero or is_sharded(model)):
             return
-        with self._trainer.clock.paused():
+        # A model compiled layer by layer would be compiled once more for the measurement.
+        with self._trainer.clock.paused(), torch.compiler.set_stance("force_eager"):
             milestone = self._milestones.measure(
                 label,
-                cast("PreTrainedModel", self._trainer.model),
+                model,
                 step=state.global_step,
                 factor=self._trainer.schedule.factor(state.global_step),
                 tokens_seen=self._trainer.tokens_seen,

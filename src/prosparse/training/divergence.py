@@ -14,6 +14,7 @@ from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prosparse.errors import RunStopped
+from prosparse.training.sharding import whole
 
 if TYPE_CHECKING:
     from prosparse.training.trainer import ProSparseTrainer
@@ -97,5 +98,5 @@ class StopOnDivergence(TrainerCallback):
         """Return the step's loss, penalty and gradient norm, fetched from the device together."""
         model = cast("nn.Module", self._trainer.model)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients).to(torch.float64)
+        norm = whole(get_total_norm(gradients)).to(torch.float64)
         return torch.cat([self._trainer.step_losses(), norm[None]]).tolist()

@@ -32,6 +32,7 @@ class Milestones:
         tell: Called with each milestone as it comes true, or again when a run resumes after it.
         progress: Show a progress bar while measuring.
         max_drop: How far sparsity may fall below that before training without a warning.
+        is_main: Whether this process remembers on disk and warns; several may measure together.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Milestones:
         tell: OnMilestone | None,
         progress: bool,
         max_drop: float | None = None,
+        is_main: bool = True,
     ) -> None:
         self._path = path
         self._held_out = held_out
@@ -49,6 +51,7 @@ class Milestones:
         self._tell = tell or (lambda milestone: None)
         self._progress = progress
         self._max_drop = max_drop
+        self._is_main = is_main
         self.reached: list[Milestone] = []
 
     def restore(self, last_step: int) -> None:
@@ -103,7 +106,7 @@ class Milestones:
     def _warn_of_a_drop(self, milestone: Milestone) -> None:
         """Warn when training has taken sparsity away (Appendix J: it does without a penalty)."""
         before = [m for m in self.reached if m.step == 0]
-        if self._max_drop is None or milestone.step == 0 or not before:
+        if self._max_drop is None or not self._is_main or milestone.step == 0 or not before:
             return
         start = before[-1].sparsity
         if milestone.sparsity < start - self._max_drop:
@@ -116,6 +119,8 @@ class Milestones:
             )
 
     def _write(self) -> None:
+        if not self._is_main:
+            return
         lines = [json.dumps(encode(milestone)) + "\n" for milestone in self.reached]
         write_whole(self._path, "".join(lines))
 

@@ -176,6 +176,11 @@ class Recipe:
             raise UserError(
                 f"architecture must be one of {', '.join(SHAPES)}; found '{self.architecture}'."
             )
+        if self.lora is not None and self.training.sharding == "full":
+            raise UserError(
+                "'sharding: full' and a 'lora' section do not go together yet: set "
+                "training.sharding=none, which shares adapters' training out by DDP."
+            )
         if self.threshold is not None and self.measure is None:
             raise UserError("a 'threshold' section needs a 'measure' section with held-out data.")
         if self.measure is not None and self.measure.tokens < self.data.context_length:

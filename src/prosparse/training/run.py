@@ -33,7 +33,9 @@ from prosparse.training.outcome import card_notes, run_record
 from prosparse.training.recipe import Recipe
 from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
-from prosparse.training.starting_model import starting_model
+from prosparse.training.sharded_checkpoints import ShardedCheckpoints
+from prosparse.training.sharding import is_sharded, whole_weights
+from prosparse.training.starting_model import recompute_activations, starting_model
 from prosparse.training.trackers import check_trackers, tracker_callbacks
 from prosparse.training.trainer import ProSparseTrainer
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
@@ -106,19 +108,27 @@ def train(
         if recipe.data.chat_template is not None:
             tokenizer.chat_template = recipe.data.chat_template
         mixture = _training_data(recipe, tokenizer, workspace, progress)
-    # Only the main process measures: the others have nothing held out, and so no milestones.
-    held_out = _held_out(recipe, tokenizer) if is_main else []
-    max_drop = recipe.measure.max_sparsity_drop if recipe.measure is not None else None
+    # The main process measures, alone where it can: the others have nothing held out, and so no
+    # milestones. A forward pass of sharded weights needs all of them, who then remember alike.
+    is_measuring = is_main or recipe.training.sharding == "full"
+    held_out = _held_out(recipe, tokenizer) if is_measuring else []
     milestones = Milestones(
-        workspace.milestones, held_out, precision, on_milestone, progress, max_drop
+        workspace.milestones,
+        held_out,
+        precision,
+        on_milestone if is_main else None,
+        progress,
+        recipe.measure.max_sparsity_drop if recipe.measure is not None else None,
+        is_main,
     )
-    if is_main:
-        milestones.restore(last_step)
+    milestones.restore(last_step)
 
     is_resumed = checkpoint is not None
     model, adapters = starting_model(recipe, is_resumed, milestones, where, trust_remote_code)
     # How the model runs is the run's business, not the checkpoint's: no cache while training.
     model.config.use_cache = False
+    if recipe.training.gradient_checkpointing:
+        recompute_activations(model)
     trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
     every = recipe.measure.every if recipe.measure is not None else None
     trainer.add_callback(StageEnds(trainer, milestones, every))
@@ -130,9 +140,13 @@ def train(
         adapters.merge_and_unload()
 
     record = run_record(recipe, model, trainer, milestones, tokens_per_step, precision, where)
+    weights = whole_weights(model) if is_sharded(model) else None
     if trainer.is_world_process_zero():
         with told_when_unwritten(f"The trained model in {workspace.folder}"):
-            save(model, tokenizer, workspace.folder, base=recipe.model, notes=card_notes(record))
+            notes = card_notes(record)
+            save(
+                model, tokenizer, workspace.folder, base=recipe.model, notes=notes, weights=weights
+            )
             write_record(record, workspace.folder)
         workspace.finish()
     return record
@@ -185,6 +199,7 @@ def _trainer(
         log_path=workspace.log,
         tokens_before=tokens_before,
         seconds_before=seconds_before,
+        sharded=ShardedCheckpoints() if recipe.training.sharding == "full" else None,
     )
     trainer.remove_callback(PrinterCallback)  # the log has it all, and more
     trainer.add_callback(StopOnDivergence(trainer, recipe.training.max_loss_rise))

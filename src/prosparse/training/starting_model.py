@@ -8,6 +8,8 @@ import logging
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
+from packaging.version import Version
 
 from prosparse.errors import UserError
 from prosparse.model.activation import SPARSE_ACTIVATIONS
@@ -68,6 +70,18 @@ def starting_model(
             label = f"{spoken(model)}, untrained"
             milestones.measure(label, model, step=0, factor=0.0, tokens_seen=0)
     return model, None if recipe.lora is None else add_adapters(model, recipe.lora)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Turn gradient checkpointing on, which transformers 5.18 renamed.
+
+    On the model, because the Trainer's argument for it warns of FSDP's first version.
+    """
+    name = "activation_checkpointing_enable"
+    if Version(transformers.__version__) < Version("5.18"):
+        name = "gradient_checkpointing_enable"
+    # The reentrant kind hides the intermediate x_1 from autograd, and with it the penalty.
+    getattr(model, name)({"use_reentrant": False})
 
 
 def spoken(model: PreTrainedModel) -> str:

@@ -4,34 +4,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from prosparse.data.conversations import TOKEN_MASK
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
-from prosparse.training.checkpoints import (
-    newest_first,
-    publish,
-    staging,
-    step_of,
-    told_when_unwritten,
-)
+from prosparse.training.checkpointing import CheckpointingTrainer
 from prosparse.training.regularizer import SparsityPenalty
 from prosparse.training.schedule import Schedule
+from prosparse.training.sharding import compiled_by_layer, keep_exact
 from prosparse.training.totals import Clock, Totals
 
 TOLD = ("sparsity", "factor", "coefficient", "regularization", "l1", "tokens", "tokens_per_second")
 """What of a log line goes to the progress bar and to trackers, beside the Trainer's own."""
-KEPT_CHECKPOINTS = 2
 
 
-class ProSparseTrainer(Trainer):
+class ProSparseTrainer(CheckpointingTrainer):
     """Minimizes L_lm + L_reg(lambda), lambda being a function of the step (Section 3.2).
 
     Args:
@@ -40,7 +33,7 @@ class ProSparseTrainer(Trainer):
         log_path: JSONL file that gets one line for each logged step.
         tokens_before: Tokens already seen by the parts of the run before a resume.
         seconds_before: Time already spent by them.
-        **kwargs: As for `transformers.Trainer`.
+        **kwargs: As for `CheckpointingTrainer`.
     """
 
     def __init__(
@@ -53,11 +46,17 @@ class ProSparseTrainer(Trainer):
         seconds_before: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(clock=Clock(seconds_before), **kwargs)
         self.schedule = schedule
         self.kappa = kappa
         self.log_path = log_path
-        self.clock = Clock(seconds_before)
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise UserError(
+                "'sharding: full' needs one GPU for each process: accelerate shards nothing on a "
+                f"{self.args.device.type}; set training.sharding=none."
+            )
+        if self.is_fsdp_enabled:
+            keep_exact(self.accelerator)
         self.ffns = ffns(cast("PreTrainedModel", self.model))
         self.penalty = SparsityPenalty(self.ffns, self.args.device)
         self._tokens_in_step = 0
@@ -72,7 +71,7 @@ class ProSparseTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the penalty watching the model from before it is compiled to the end."""
         refuse_liger_ffn(self.args)
-        with self.penalty.attached():
+        with self.penalty.attached(), compiled_by_layer(len(self.ffns)), self.all_written():
             return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
@@ -173,29 +172,7 @@ class ProSparseTrainer(Trainer):
         self._totals.drop_step()
         if self._totals.num_steps:  # so that a log line never spans a checkpoint
             self._write_log_line({"learning_rate": self._get_learning_rate()})
-        saved = [step_of(path) for path in newest_first(self._checkpoints)]
-        if self.state.global_step and self.state.global_step not in saved:
-            self._save_checkpoint(self.model_wrapped, trial=None)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        """Return where the Trainer writes a checkpoint: aside, until it is whole."""
-        return str(staging(self._checkpoints))
-
-    @property
-    def _checkpoints(self) -> Path:
-        return Path(cast("str", self.args.output_dir))
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        folder, step = self._checkpoints, self.state.global_step
-        with self.clock.paused(), told_when_unwritten(f"The checkpoint of step {step}"):
-            if self.args.should_save:
-                shutil.rmtree(staging(folder), ignore_errors=True)
-            self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(*args, **kwargs)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                publish(folder, step, KEPT_CHECKPOINTS)
-            self.accelerator.wait_for_everyone()
+        self.save_this_step()
 
 
 def mask_of(batch: dict[str, Tensor]) -> Tensor | None:

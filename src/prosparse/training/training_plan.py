@@ -34,6 +34,8 @@ class TrainingPlan:
     samples_per_step: int | None = None
     """Samples in one optimizer step over all devices, instead of `gradient_accumulation`: the same
     training on any number of devices that divides it."""
+    sharding: Literal["none", "full"] = "none"
+    """How several processes share the weights: each has all (DDP), or each a part (FSDP2)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
