@@ -12,6 +12,7 @@ import pytest
 from prosparse.records.files import read_record
 from prosparse.training.checkpoints import newest_first
 from prosparse.training.trainer import ProSparseTrainer
+from tests.conftest import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.invariant
 
@@ -36,8 +37,12 @@ def whole(run, data):
 
 
 @pytest.mark.slow
-def test_sharded_is_one_process(run, run_on_two, recipe_data):
-    """With accumulation, recomputation and the fused operator."""
+def test_sharded_is_one_process(run, run_on_two, recipe_data, tmp_path):
+    """With accumulation, recomputation, tied embeddings and the fused operator."""
+    tied = tmp_path / "tied"
+    tiny_llama(tie_word_embeddings=True).save_pretrained(tied)
+    byte_tokenizer().save_pretrained(tied)
+    recipe_data["model"] = str(tied)
     recipe_data["training"].update(samples_per_step=8, micro_batch_size=2)
     one = run({**copy.deepcopy(recipe_data), "out": recipe_data["out"] + "-one"})
     recipe_data["training"].update(sharding="full", gradient_checkpointing=True)

@@ -2,6 +2,7 @@
 """What a recipe asks for, against the paper's own tables and against a real run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -87,6 +88,18 @@ def test_memory_of_a_7b_model(tmp_path):
     assert plan.state_bytes == 16 * plan.num_parameters
     assert plan.logit_bytes == 4096 * 32000 * 8
     assert plan.seconds is None
+
+
+def test_memory_of_a_7b_model_that_is_sharded(tmp_path):
+    samples, stages = TABLES["llama2-7b"]
+    plan = recipe(model_folder(tmp_path, "llama2-7b"), samples, stages)
+    plan = replace(plan, training=replace(plan.training, sharding="full"))
+    one, two, eight = (dry_run(plan, num_devices=n) for n in (1, 2, 8))
+    assert one.state_bytes == 16 * one.num_parameters
+    assert two.state_bytes == 8 * one.num_parameters
+    assert eight.state_bytes == 2 * one.num_parameters
+    assert eight.load_bytes == 4 * one.num_parameters  # every GPU loads all of them first
+    assert eight.checkpoint_bytes == one.checkpoint_bytes
 
 
 def test_disk_of_hub_data_and_checkpoints(tmp_path, recipe_data):

@@ -7,10 +7,10 @@ import os
 import signal
 
 import torch
-from torch._dynamo.utils import counters
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from torch._dynamo.utils import counters
 
 import prosparse as ps
 from prosparse.kernels.backend import use_backend

@@ -42,6 +42,8 @@ def train(
 
     Example: `prosparse train recipes/demo.yaml --set out=runs/demo --set training.seed=1`
     """
+    from accelerate import PartialState
+
     import prosparse as ps
     from prosparse.cli.live import LiveTable
     from prosparse.training.recipe_file import load_recipe
@@ -69,6 +71,8 @@ def train(
         trust_remote_code=trust_remote_code,
         on_milestone=LiveTable(list(plan.measure.data) if plan.measure else []),
     )
+    if not PartialState().is_main_process:
+        return
     print(
         f"{record.num_tokens:,} tokens in {record.seconds:,.0f} s "
         f"({record.tokens_per_second:,.0f} tokens/s, {record.precision}); wrote {plan.out}"
@@ -115,6 +119,8 @@ def _tell(plan: DryRun) -> None:
         f"On each GPU: {plan.state_bytes / 1e9:.1f} GB for weights, gradients and optimizer, "
         f"{plan.logit_bytes / 1e9:.1f} GB for logits; activations come on top"
     )
+    if plan.load_bytes > plan.state_bytes:
+        print(f"While the model is loaded, before it is sharded: {plan.load_bytes / 1e9:.1f} GB")
     print(
         f"On disk while it runs: {plan.checkpoint_bytes / 1e9:.1f} GB for checkpoints, at most "
         f"{plan.token_bytes / 1e9:.1f} GB for tokens of hub data sets"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ class DryRun:
     """Of all devices together."""
     stages: tuple[PlannedStage, ...]
     state_bytes: int
-    """On each device: weights, gradients and optimizer, which every device holds whole."""
+    """On each device: weights, gradients and optimizer, whole or its part of them."""
+    load_bytes: int
+    """On each device: the weights while the model is loaded and not yet sharded, whole."""
     logit_bytes: int
     """On each device: logits of a micro-batch and their gradient."""
     checkpoint_bytes: int
@@ -161,7 +164,8 @@ def dry_run(
         tokens_per_step=tokens_per_step,
         stages=stages,
         num_trained=num_trained,
-        state_bytes=num_held * FLOAT32 + num_trained * BYTES_PER_TRAINED_PARAMETER,
+        state_bytes=_state_bytes(num_held, num_trained, plan.training.sharding, num_devices),
+        load_bytes=num_held * FLOAT32,
         logit_bytes=plan.tokens_per_micro_batch * vocabulary * BYTES_PER_LOGIT,
         checkpoint_bytes=(num_held * FLOAT32 + num_trained * BYTES_OF_MOMENTS) * NUM_CHECKPOINTS,
         token_bytes=round(
@@ -169,6 +173,12 @@ def dry_run(
         ),
         seconds=None if rate is None else stages[-1].num_tokens / rate,
     )
+
+
+def _state_bytes(num_held: int, num_trained: int, sharding: str, num_devices: int) -> int:
+    """Return the bytes of weights, gradients and moments on each device."""
+    whole = num_held * FLOAT32 + num_trained * BYTES_PER_TRAINED_PARAMETER
+    return math.ceil(whole / num_devices) if sharding == "full" else whole
 
 
 def _skeleton(plan: Recipe, trust_remote_code: bool) -> PreTrainedModel:

@@ -75,8 +75,14 @@ def whole(norm: Tensor) -> Tensor:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights on the CPU of the main process, and nothing elsewhere; every process calls."""
+    """Return the weights on the CPU of the main process, and nothing elsewhere; every process calls.
+
+    Tied ones come under one name, as transformers writes them.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
+    weights = cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
+    once = {name for name, _ in model.named_parameters()}
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+    return {name: weight for name, weight in weights.items() if name not in again}
