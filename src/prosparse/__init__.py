@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.decode import bench_decode
     from prosparse.benchmarking.ops import bench_ops
     from prosparse.benchmarking.training import bench_train
+    from prosparse.benchmarking.training_step import bench_train_step
     from prosparse.errors import UserError
     from prosparse.laws.lambda_law import plan
     from prosparse.laws.run import fit
@@ -37,6 +38,7 @@ _VERBS = {
     "bench_decode": "prosparse.benchmarking.decode",
     "bench_ops": "prosparse.benchmarking.ops",
     "bench_train": "prosparse.benchmarking.training",
+    "bench_train_step": "prosparse.benchmarking.training_step",
     "fit": "prosparse.laws.run",
     "generate": "prosparse.runtime.generate",
     "load": "prosparse.model.checkpoint",
@@ -57,6 +59,7 @@ __all__ = [
     "bench_decode",
     "bench_ops",
     "bench_train",
+    "bench_train_step",
     "fit",
     "generate",
     "load",

@@ -207,6 +207,59 @@ def train(
     _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
 
 
+def train_step(
+    shape: Annotated[
+        str, typer.Option(help="llama2-7b, llama2-13b, minicpm-1b or smollm2-135m.")
+    ] = "llama2-7b",
+    layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has.")] = None,
+    sharding: Annotated[str, typer.Option(metavar="none|full", help="As in a recipe.")] = "full",
+    context_length: Annotated[int, typer.Option(help="Tokens of a sample.")] = 4096,
+    micro_batch_size: Annotated[int, typer.Option(help="Samples of one forward pass.")] = 1,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches of a step, on each GPU.")] = 4,
+    steps: Annotated[int, typer.Option(help="To time, after five that are not.")] = 20,
+    no_checkpointing: Annotated[
+        bool, typer.Option("--no-checkpointing", help="Keep activations for the backward pass.")
+    ] = False,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Run without compiling.")
+    ] = False,
+    precision: Annotated[str, typer.Option(metavar="auto|float32|bfloat16")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Time whole training steps of a model of random weights: tokens/s of each GPU, and MFU.
+
+    Under torchrun on several GPUs.
+
+    Example: `torchrun --nproc-per-node 2 --no-python prosparse bench train-step --out runs/step`
+    """
+    import prosparse as ps
+    from prosparse.cli.live import write
+    from prosparse.reporting.training_step import headline
+
+    record = ps.bench_train_step(
+        shape,
+        num_layers=layers,
+        sharding=sharding,
+        context_length=context_length,
+        micro_batch_size=micro_batch_size,
+        accumulation=accumulation,
+        steps=steps,
+        checkpointing=not no_checkpointing,
+        compiled=not no_compile,
+        precision=precision,
+        seed=seed,
+        device=device,
+        out=out,
+        overwrite=overwrite,
+    )
+    if record is not None:  # of the main process
+        write(headline(record))
+        _finish(out, (), is_wrong=False)
+
+
 def _parse_counts(text: str) -> list[int]:
     numbers = parse_numbers(text, "--tokens")
     if any(number != int(number) for number in numbers):

@@ -82,7 +82,7 @@ for verb in (sparsify, relufy, train, measure, threshold, generate, plan, fit, r
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)
-for verb in (bench.ops, bench.decode, bench.train):
+for verb in (bench.ops, bench.decode, bench.train, bench.train_step):
     benches.command()(_spoken(verb))
 app.add_typer(benches, name="bench")
 

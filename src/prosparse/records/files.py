@@ -20,6 +20,7 @@ from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
+from prosparse.records.training_step import TrainStepRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ Record = (
     | OpsSpeedRecord
     | DecodeSpeedRecord
     | TrainSpeedRecord
+    | TrainStepRecord
     | LambdaLawRecord
     | LawsRecord
 )
@@ -49,6 +51,7 @@ KINDS: dict[str, type] = {
     "bench_ops": OpsSpeedRecord,
     "bench_decode": DecodeSpeedRecord,
     "bench_train": TrainSpeedRecord,
+    "bench_train_step": TrainStepRecord,
     "plan": LambdaLawRecord,
     "fit": LawsRecord,
 }

@@ -12,11 +12,13 @@ from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
+from prosparse.records.training_step import TrainStepRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.law_fit_sections import law_facts, law_notes
 from prosparse.reporting.numerals import compact_number, duration, listing
 from prosparse.reporting.speed_summary import speed_facts, speed_notes
 from prosparse.reporting.training_speed import train_speed_facts, train_speed_notes
+from prosparse.reporting.training_step import train_step_facts
 
 if TYPE_CHECKING:
     from prosparse.records.files import Record
@@ -45,6 +47,8 @@ def reading_notes(record: Record) -> list[str]:
         return speed_notes(record)
     if isinstance(record, TrainSpeedRecord):
         return train_speed_notes(record)
+    if isinstance(record, TrainStepRecord):
+        return [record.method]
     if isinstance(record, LawsRecord):
         return law_notes(record)
     measures = _measures(record)
@@ -105,6 +109,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return speed_facts(record)
         case TrainSpeedRecord():
             return train_speed_facts(record)
+        case TrainStepRecord():
+            return train_step_facts(record)
         case LambdaLawRecord():
             return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
         case LawsRecord():

@@ -13,7 +13,8 @@ import prosparse.reporting.law_fit_sections
 import prosparse.reporting.law_sections
 import prosparse.reporting.speed_sections
 import prosparse.reporting.speed_summary
-import prosparse.reporting.training_speed  # noqa: F401 - these teach ours about other records
+import prosparse.reporting.training_speed
+import prosparse.reporting.training_step  # noqa: F401 - these teach ours about other records
 from prosparse.errors import UserError
 from prosparse.records.files import LOG_NAME, Record, read_log, read_record, write_whole
 from prosparse.reporting.facts import reading_notes, run_facts
