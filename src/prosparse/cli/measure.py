@@ -25,6 +25,32 @@ def measure(
     data: Data = None,
     tokens: Tokens = 32768,
     context_length: ContextLength = 1024,
+    detail: Annotated[
+        bool,
+        typer.Option(
+            "--detail",
+            help="Distributions too: by neuron, place, token, groups of tokens, magnitude.",
+        ),
+    ] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fat|topk|cett|cett-ppl|compare",
+            help="Switch weak neurons off; `compare` measures several settings of the first three.",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of `fat`: |act(gate)| below it is weak.")
+    ] = None,
+    k: Annotated[
+        float | None, typer.Option(help="Of `topk`: share of neurons that each token keeps.")
+    ] = None,
+    cett: Annotated[
+        float | None, typer.Option(help="Of `cett`: relative output error of each layer.")
+    ] = None,
+    max_perplexity_increase: Annotated[
+        float, typer.Option(help="Of `cett-ppl`: the budget, 0.01 is one percent.")
+    ] = 0.01,
     out: Annotated[str | None, typer.Option(help="Folder for `record.json`.")] = None,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -34,8 +60,9 @@ def measure(
     """Measure activation sparsity (average, by layer, by data set) and perplexity.
 
     Sparsity is the share of exact zeros in the input of `down_proj`, averaged over layers.
-    Perplexity comes with its standard error over context windows. Without `--out` the record is
-    printed only.
+    Perplexity comes with its standard error over context windows. A model without zeros is measured
+    with a metric that says which neurons are weak: how sparse is it already? Without `--out` the
+    record is printed only.
 
     Example: `prosparse measure runs/demo/model --data prose=valid.jsonl --tokens 16384`
     """
@@ -47,6 +74,12 @@ def measure(
         dict(parse_data(data)),
         tokens=tokens,
         context_length=context_length,
+        detail=detail,
+        metric=metric,
+        epsilon=epsilon,
+        k=k,
+        cett=cett,
+        max_perplexity_increase=max_perplexity_increase,
         precision=precision,
         device=device,
         out=out,

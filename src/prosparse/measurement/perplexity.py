@@ -8,6 +8,7 @@ mean losses, and its standard error is their standard deviation over the root of
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,10 +21,15 @@ from tqdm import tqdm
 from prosparse.measurement.meter import SparsityMeter
 from prosparse.model.device import autocast
 from prosparse.model.ffn import ffns
+from prosparse.records.activity import GROUP_SIZES, Activity
 from prosparse.records.sparsity import DataMeasure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel
+
+    from prosparse.measurement.activity import ActivityMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,8 @@ class WindowMeasure:
     """float64, [num_windows]: mean negative log-likelihood of a window's tokens, in nats."""
     layer_sparsity: tuple[float, ...]
 
-    def summary(self) -> DataMeasure:
-        """Return the record of this measurement."""
+    def summary(self, activity: Activity | None = None) -> DataMeasure:
+        """Return the record of this measurement, with what else was counted on the way."""
         num_windows, length = self.windows.ids_WS.shape
         loss, stderr = mean_and_stderr(self.loss_W)
         # exp overflows at 709: an untrained swap can be that bad, and must print as inf.
@@ -62,6 +68,7 @@ class WindowMeasure:
             perplexity_stderr=perplexity * stderr,
             sparsity=sum(self.layer_sparsity) / len(self.layer_sparsity),
             layer_sparsity=self.layer_sparsity,
+            activity=activity,
         )
 
 
@@ -80,7 +87,12 @@ def mean_and_stderr(values_W: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def measure_windows(
-    model: PreTrainedModel, windows: Windows, *, precision: str, progress: str | None = None
+    model: PreTrainedModel,
+    windows: Windows,
+    *,
+    precision: str,
+    progress: str | None = None,
+    activity: ActivityMeter | None = None,
 ) -> WindowMeasure:
     """Return losses and layer-wise sparsity of a model on some windows.
 
@@ -92,6 +104,8 @@ def measure_windows(
         windows: What to run.
         precision: `float32` or `bfloat16`, see `prosparse.model.device.forward_precision`.
         progress: Text for a progress bar; None shows none.
+        activity: Counts the distributions of these windows too. Windows then run in another order,
+            see `far_apart`; their losses come back in their own.
     """
     device = model.device
     meter = SparsityMeter(ffns(model), device)
@@ -99,18 +113,33 @@ def measure_windows(
     batch_size = max(1, (16384 if device.type == "cuda" else 2048) // length)
     was_training = model.training
     model.eval()
-    losses = []
+    order_W = torch.arange(num_windows) if activity is None else far_apart(num_windows)
+    loss_W = torch.empty(num_windows, dtype=torch.float64)
+    watch = contextlib.nullcontext() if activity is None else activity.watch()
     bar = tqdm(
         total=num_windows * length, unit="tok", desc=progress, disable=progress is None, leave=False
     )
     try:
-        with meter.watch(), autocast(precision, device), bar:
-            for batch_BS in windows.ids_WS.split(batch_size):
-                losses.append(window_losses(model, batch_BS.to(device)).cpu())
+        with meter.watch(), watch, autocast(precision, device), bar:
+            for rows_B in order_W.split(batch_size):
+                batch_BS = windows.ids_WS[rows_B].to(device)
+                loss_W[rows_B] = window_losses(model, batch_BS).cpu()
                 bar.update(batch_BS.numel())
     finally:
         model.train(was_training)
-    return WindowMeasure(windows, torch.cat(losses), meter.layer_sparsity())
+    return WindowMeasure(windows, loss_W, meter.layer_sparsity())
+
+
+def far_apart(num_windows: int) -> Tensor:
+    """Return the windows in an order in which up to 32 that follow each other are far apart.
+
+    Windows next to each other in a file are often of one document; a batch at serving time is not.
+
+    Returns:
+        A permutation of 0..num_windows-1, int64.
+    """
+    stride = -(-num_windows // GROUP_SIZES[-1])
+    return torch.cat([torch.arange(start, num_windows, stride) for start in range(stride)])
 
 
 def window_losses(model: PreTrainedModel, ids_BS: Tensor) -> Tensor:
@@ -123,3 +152,23 @@ def window_losses(model: PreTrainedModel, ids_BS: Tensor) -> Tensor:
             for logits_SV, ids_S in zip(logits_BSV, ids_BS, strict=True)
         ]
     )
+
+
+def paired_increase(losses: Sequence[Tensor], baseline: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the relative increase of perplexity and its standard error.
+
+    The increase is exp(mean over data sets of the mean loss difference) - 1: every data set counts
+    the same, however many windows it has.
+
+    Args:
+        losses: For each data set, the windows' losses, float64 [W].
+        baseline: The same windows under the model that is compared with.
+    """
+    differences = [
+        mean_and_stderr(loss - base) for loss, base in zip(losses, baseline, strict=True)
+    ]
+    mean = sum(d for d, _ in differences) / len(differences)
+    stderr = math.sqrt(sum(s * s for _, s in differences)) / len(differences)
+    if mean > 700:  # exp would overflow
+        return math.inf, math.inf
+    return math.expm1(mean), math.exp(mean) * stderr

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prosparse.records.activity import Activity
+from prosparse.records.metric import MetricMeasure, MetricPoint
 from prosparse.records.provenance import Provenance
 
 
@@ -43,6 +45,8 @@ class DataMeasure:
     """Share of zeros in the intermediate x_1, mean over layers, in [0, 1]."""
     layer_sparsity: tuple[float, ...]
     """The same for each layer, lowest first."""
+    activity: Activity | None = None
+    """The distributions behind it; None when only sparsity and perplexity were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,12 @@ class MeasureRecord:
     data: tuple[DataMeasure, ...]
     seconds: float
     provenance: Provenance
+    activity: Activity | None = None
+    """The distributions over all data sets together; None when they were not asked for."""
+    metric: MetricMeasure | None = None
+    """How weak neurons were told and switched off; None when the model ran as it is."""
+    points: tuple[MetricPoint, ...] = ()
+    """Other settings of a metric that were measured on the way or for comparison."""
     kind: Literal["measure"] = "measure"
 
 

@@ -16,15 +16,14 @@ from prosparse.errors import UserError
 from prosparse.measurement.perplexity import (
     WindowMeasure,
     Windows,
-    mean_and_stderr,
     measure_windows,
+    paired_increase,
 )
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.records.sparsity import Activation, pool_layer_sparsity
 from prosparse.records.threshold import ThresholdCandidate
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 OnCandidate = Callable[[ThresholdCandidate], None]
@@ -132,25 +131,3 @@ def _candidate(
         perplexity_increase_stderr=stderr,
         within_budget=threshold == 0 or increase <= max_perplexity_increase,
     )
-
-
-def paired_increase(
-    losses: Sequence[torch.Tensor], baseline: Sequence[torch.Tensor]
-) -> tuple[float, float]:
-    """Return the relative increase of perplexity and its standard error.
-
-    The increase is exp(mean over data sets of the mean loss difference) - 1: every data set counts
-    the same, however many windows it has.
-
-    Args:
-        losses: For each data set, the windows' losses, float64 [W].
-        baseline: The same windows under the unshifted model.
-    """
-    differences = [
-        mean_and_stderr(loss - base) for loss, base in zip(losses, baseline, strict=True)
-    ]
-    mean = sum(d for d, _ in differences) / len(differences)
-    stderr = math.sqrt(sum(s * s for _, s in differences)) / len(differences)
-    if mean > 700:  # exp would overflow
-        return math.inf, math.inf
-    return math.expm1(mean), math.exp(mean) * stderr

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large are the entries of x_1 that are not zero?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_EXPONENTS = 256
+BIAS = 127
+"""Of a float32's exponent: 8 bits that hold 127 for 1 <= |x| < 2."""
+
+
+class Magnitudes:
+    """Non-zeros counted by the power of two below them, read off the bits of a float32.
+
+    A float32 below the smallest normal number, 2^-126, counts as 2^-127; infinity and NaN as 2^128.
+    """
+
+    def __init__(self, num_layers: int, device: torch.device) -> None:
+        self.counts_LE = torch.zeros(num_layers, NUM_EXPONENTS, dtype=torch.int64, device=device)
+
+    def observe(self, layer: int, x1: Tensor) -> None:
+        """Count one layer's non-zeros; any shape."""
+        bits = x1.float().contiguous().view(torch.int32).flatten()
+        exponents = ((bits >> 23) & 0xFF).long()
+        self.counts_LE[layer].scatter_add_(0, exponents, torch.ones_like(exponents))
+        self.counts_LE[layer, 0] -= (x1 == 0).sum()
+
+    def add(self, other: Magnitudes) -> None:
+        """Count what another data set's counter has counted."""
+        self.counts_LE += other.counts_LE
+
+    def histogram(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
+        """Return the first exponent with an entry in any layer, and the counts from there on."""
+        counts_LE = self.counts_LE.cpu()
+        used = counts_LE.sum(0).nonzero().flatten().tolist() or [BIAS]
+        first, last = used[0], used[-1]
+        return first - BIAS, tuple(map(tuple, counts_LE[:, first : last + 1].tolist()))
