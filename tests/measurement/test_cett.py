@@ -95,9 +95,9 @@ def test_the_mode_comes_back_and_no_hook_stays(model, batches):
 def test_a_bracket_ends_before_the_first_error_that_is_beyond():
     curve = Curve(
         torch.tensor([[0.0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]),
-        torch.tensor([[0.0, 0.1, 0.3, 0.2], [0, 0.1, 0.1, 0.2], [0, 0.9, 1, 1]]).double(),
+        torch.tensor([[0.0, 0.125, 0.5, 0.25], [0, 0.125, 0.125, 0.25], [0, 0.75, 1, 1]]).double(),
     )
-    low, high, error = curve.bracket(0.2)
+    low, high, error = curve.bracket(0.25)
     assert low.tolist() == [1, 3, 0]  # the first falls back within after it was beyond
     assert high.tolist() == [2, 3, 1]
-    assert error.tolist() == [0.1, 0.2, 0.0]
+    assert error.tolist() == [0.125, 0.25, 0.0]

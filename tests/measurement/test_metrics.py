@@ -84,7 +84,7 @@ def test_cett_and_its_perplexity_by_a_plain_implementation(passes, checkpoint):
     assert point.perplexity_increase_stderr == pytest.approx(stderr, abs=1e-6)
 
 
-@pytest.mark.parametrize("budget", [0.01, 0.05])
+@pytest.mark.parametrize("budget", [0.005, 0.01])
 def test_the_largest_cett_within_the_budget(budget, checkpoint, texts):
     record = ps.measure(
         checkpoint, texts, metric="cett-ppl", max_perplexity_increase=budget, **SHORT

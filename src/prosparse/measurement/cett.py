@@ -78,7 +78,13 @@ class Calibration:
         self._norms = [column_norms(ffn) for ffn in ffns]
         self.num_tokens = sum(batch.numel() for batch in batches)
         self._known: dict[float, tuple[list[float], list[float]]] = {}
-        self.curve = self._measured(self._spread())
+        grid_LG = self._spread()
+        nothing_L1 = torch.zeros(len(ffns), 1)  # a threshold of zero prunes nothing
+        errors_LG = self._measured(grid_LG)
+        self.curve = Curve(
+            torch.cat([nothing_L1, grid_LG], dim=1),
+            torch.cat([nothing_L1.double(), errors_LG], dim=1),
+        )
 
     def thresholds(self, error: float) -> tuple[list[float], list[float]]:
         """Return each layer's largest known threshold within a relative error, and its own error.
@@ -95,10 +101,10 @@ class Calibration:
         steps = torch.arange(1, NUM_BETWEEN + 1) / (NUM_BETWEEN + 1)
         for _ in range(NUM_CLOSER):
             inner_LG = low_L[:, None] + (high_L - low_L)[:, None] * steps
-            found = self._measured(inner_LG)
+            found_LG = self._measured(inner_LG)
             edges_LG = torch.cat([low_L[:, None], inner_LG, high_L[:, None]], dim=1)
             beyond_L1 = torch.full((len(edges_LG), 1), torch.inf, dtype=torch.float64)
-            errors_LG = torch.cat([error_L[:, None], found.errors_LG, beyond_L1], dim=1)
+            errors_LG = torch.cat([error_L[:, None], found_LG, beyond_L1], dim=1)
             low_L, high_L, error_L = Curve(edges_LG, errors_LG).bracket(error)
         return low_L.tolist(), error_L.tolist()
 
@@ -114,11 +120,10 @@ class Calibration:
             grid[layer] = size[places] if len(size) else shares
 
         self._run([self._batches[0][:1]], observe)
-        grid_LG = torch.stack([grid[layer] for layer in range(len(self._ffns))])
-        return torch.cat([torch.zeros(len(grid_LG), 1), grid_LG], dim=1)
+        return torch.stack([grid[layer] for layer in range(len(self._ffns))])
 
-    def _measured(self, thresholds_LG: Tensor) -> Curve:
-        """Return CETT of each layer at its thresholds, from one pass over the text."""
+    def _measured(self, thresholds_LG: Tensor) -> Tensor:
+        """Return CETT of each layer at its thresholds, float64 [L, G], from one pass over the text."""
         device = self._model.device
         errors_LG = torch.zeros(thresholds_LG.shape, dtype=torch.float64, device=device)
 
@@ -134,7 +139,7 @@ class Calibration:
                 errors_LG[layer, index] += share_T.masked_fill(whole_T == 0, 0).sum()
 
         self._run(self._batches, observe)
-        return Curve(thresholds_LG, (errors_LG / self.num_tokens).cpu())
+        return (errors_LG / self.num_tokens).cpu()
 
     @torch.no_grad()
     def _run(self, batches: Sequence[Tensor], observe: Callable[[int, Tensor], None]) -> None:
