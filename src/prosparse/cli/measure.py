@@ -67,7 +67,10 @@ def measure(
     Example: `prosparse measure runs/demo/model --data prose=valid.jsonl --tokens 16384`
     """
     import prosparse as ps
-    from prosparse.reporting.tables import layer_bars, markdown_measure
+    from prosparse.reporting.activity_sections import union_grid
+    from prosparse.reporting.metric_sections import point_grid
+    from prosparse.reporting.summary import headline
+    from prosparse.reporting.tables import layer_bars, markdown_measure, markdown_table
 
     record = ps.measure(
         model,
@@ -88,5 +91,15 @@ def measure(
     )
     print(markdown_measure(record))
     print(layer_bars(record.layer_sparsity))
+    if record.points:
+        chosen = None if record.metric is None else record.metric.point
+        print(f"\n{markdown_table(point_grid(record.points, chosen))}")
+    if detail:
+        named = tuple((m.data, m.activity) for m in record.data if m.activity is not None)
+        print(
+            f"\nNeurons that several tokens need together:\n\n{markdown_table(union_grid(named))}"
+        )
+    if record.metric is not None:
+        print(f"\n{headline(record)}")
     if out is not None:
         print(f"Wrote {out}")

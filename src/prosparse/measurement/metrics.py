@@ -27,6 +27,8 @@ CALIBRATION_TOKENS = 4096
 SEARCH_STEPS = 12
 CLOSE_ENOUGH = 0.05
 """A search ends when the increase is below the budget by less than this share of it."""
+NARROW_ENOUGH = 0.01
+"""A search ends when the edge of the budget is known to this share of its CETT."""
 COMPARED: tuple[tuple[MetricName, tuple[float, ...]], ...] = (
     ("fat", (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3)),
     ("topk", (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1)),
@@ -204,6 +206,8 @@ class Comparison:
                     break
             else:
                 high = point.setting
+            if high - low < NARROW_ENOUGH * high:
+                break
         return low, low > 0 and high < 1, tuple(points)
 
     def summary(

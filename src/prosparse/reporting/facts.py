@@ -62,6 +62,11 @@ def reading_notes(record: Record) -> list[str]:
         f"Perplexity is exp of the mean negative log-likelihood of a token{_window(record)}. "
         "The number after ± is one standard error, with whole windows as the independent units.",
     ]
+    if isinstance(record, MeasureRecord) and record.metric is not None:
+        notes.append(
+            "Weak neurons were switched off by the metric while the model ran; the zeros are those "
+            "that this made, and the weights are as they were."
+        )
     if isinstance(record, ThresholdRecord | SparsifyRecord):
         notes.append(
             "A threshold's perplexity increase comes from paired differences of the same windows, "

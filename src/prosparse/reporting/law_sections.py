@@ -9,7 +9,8 @@ from prosparse.records.law import LambdaLawRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import compact_number, percent
 from prosparse.reporting.plots import WIDTH
-from prosparse.reporting.sections import Section, sections
+from prosparse.reporting.section import Section
+from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import Tile, headline, tiles
 from prosparse.reporting.svg import BLUE, GRAY, GREEN, drawing
 

@@ -8,7 +8,6 @@ text. What a record lacks simply makes no section.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,17 @@ from prosparse.records.run import Milestone, RelufyRecord, Sample, SparsifyRecor
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.reporting import plots
+from prosparse.reporting.activity_sections import activity_sections
 from prosparse.reporting.grids import (
-    Grid,
     layer_grid,
     measure_grid,
     milestone_grid,
     stage_grid,
     threshold_grid,
 )
+from prosparse.reporting.metric_sections import metric_sections
 from prosparse.reporting.numerals import compact_number
+from prosparse.reporting.section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
     from prosparse.records.files import Record
 
 Log = list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One part of the page."""
-
-    title: str
-    text: str = ""
-    figure: str = ""
-    """SVG text, made here and therefore safe."""
-    grid: Grid | None = None
-    verbatim: str = ""
-    """Text shown as it is, line by line."""
-    is_folded: bool = False
-    """Shown only on a click."""
 
 
 @singledispatch
@@ -68,6 +54,7 @@ def _(record: RelufyRecord, log: Log) -> list[Section]:
 @sections.register
 def _(record: MeasureRecord, log: Log) -> list[Section]:
     return [
+        *metric_sections(record),
         Section("By data set", grid=measure_grid(record)),
         Section(
             "By layer",
@@ -75,6 +62,7 @@ def _(record: MeasureRecord, log: Log) -> list[Section]:
             figure=plots.layer_sparsity(record.layer_sparsity, labels=("all data",)),
         ),
         Section("By layer, in numbers", grid=layer_grid(record), is_folded=True),
+        *activity_sections(record),
     ]
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prosparse.records.speed import DecodeSpeedRecord, OpsRow, OpsSpeedRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import percent
-from prosparse.reporting.sections import Section, sections
+from prosparse.reporting.section import Section
+from prosparse.reporting.sections import sections
 from prosparse.reporting.speed_exactness import exactness_grid, exactness_text
 from prosparse.reporting.speed_grids import (
     STEPS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from prosparse.records.metric import MetricMeasure, MetricPoint
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
@@ -63,6 +64,8 @@ def _(record: RelufyRecord) -> list[Tile]:
 
 @headline.register
 def _(record: MeasureRecord) -> str:
+    if record.metric is not None:
+        return metric_verdict(record.metric)
     total = sum(measure.num_tokens for measure in record.data)
     quality = [f"{with_error(m.perplexity, m.perplexity_stderr)} on {m.data}" for m in record.data]
     return (
@@ -71,13 +74,41 @@ def _(record: MeasureRecord) -> str:
     )
 
 
+def metric_verdict(metric: MetricMeasure) -> str:
+    """Return in words how sparse a model is by a metric, and what that costs."""
+    point, budget = metric.point, metric.max_perplexity_increase
+    cost = increase(point.perplexity_increase, point.perplexity_increase_stderr)
+    found = (
+        f"With {metric_setting(point)}, {percent(point.sparsity, 1)} of the FFN activations can be "
+        f"left out, at {cost} perplexity"
+    )
+    if budget is None:
+        return f"{found}."
+    if metric.is_met:
+        return f"{found} (CETT-PPL-{compact_number(100 * budget)}%)."
+    if point.setting == 0:
+        return (
+            f"No CETT stays within {percent(budget, 1)} of perplexity: no neuron can be left out."
+        )
+    return f"{found}; even so the budget of {percent(budget, 1)} is not used up."
+
+
+def metric_setting(point: MetricPoint) -> str:
+    """Return a metric and its setting in words, e.g. `CETT = 0.2`."""
+    name = {"fat": "FAT, epsilon", "topk": "top-k, k / d_ff", "cett": "CETT"}[point.metric]
+    return f"{name} = {compact_number(point.setting)}"
+
+
 @tiles.register
 def _(record: MeasureRecord) -> list[Tile]:
     perplexities = [
         (with_error(m.perplexity, m.perplexity_stderr), f"perplexity on {m.data}")
         for m in record.data
     ]
-    return [(percent(record.sparsity, 1), "of FFN activations are zero"), *perplexities[:3]]
+    found = (
+        "of FFN activations are zero" if record.metric is None else "of FFN activations left out"
+    )
+    return [(percent(record.sparsity, 1), found), *perplexities[:3]]
 
 
 @headline.register

@@ -8,7 +8,8 @@ from typing import Any
 from prosparse.records.training_speed import TrainSpeedRecord, TrainSpeedRow
 from prosparse.reporting.grids import Grid, Row
 from prosparse.reporting.numerals import duration, listing, percent
-from prosparse.reporting.sections import Section, sections
+from prosparse.reporting.section import Section
+from prosparse.reporting.sections import sections
 from prosparse.reporting.speed_grids import NOTHING, limit_grid, limit_text, not_run_grid
 from prosparse.reporting.summary import Tile, headline, tiles
 
