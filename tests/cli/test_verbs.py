@@ -49,6 +49,21 @@ def test_relufy_measure_generate(prosparse, checkpoint, texts, tmp_path):
     assert generated.out.rstrip("\n") == ps.generate(out, "def", max_new_tokens=5)
 
 
+def test_measure_tells_how_sparse_a_dense_model_is(prosparse, checkpoint, texts, tmp_path):
+    measured = prosparse(
+        "measure", checkpoint, "--data", f"prose={texts['prose']}", "--detail", "--metric", "cett-ppl",
+        "--max-perplexity-increase", 0.01, "--tokens", 256, "--context-length", 32,
+        "--out", tmp_path / "measured",
+    )  # fmt: skip
+    assert measured.code == 0
+    record = read_record(tmp_path / "measured")
+    assert record.metric.max_perplexity_increase == 0.01
+    assert f"With CETT = {record.metric.point.setting:.4g}, " in measured.out
+    assert "| prose | windows | " in measured.out
+    assert (tmp_path / "measured" / "neurons.npz").is_file()
+    assert prosparse("report", tmp_path / "measured").code == 0
+
+
 def test_generate_ends_with_the_pace(prosparse, relu_checkpoint):
     dense = prosparse("generate", relu_checkpoint, "--prompt", "def", "--tokens", 5)
     sparse = prosparse(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ps.measure` with a metric: what weak neurons give and cost."""
 
+import dataclasses
 import math
 
 import pytest
@@ -107,8 +108,6 @@ def search_of(passes, monkeypatch, increase_of):
     template = comparison.judge("cett", 0.5, comparison.dense)
 
     def point(metric, setting):
-        import dataclasses
-
         increase = increase_of(setting)
         return dataclasses.replace(template, setting=setting, perplexity_increase=increase)
 

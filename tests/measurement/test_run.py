@@ -130,3 +130,15 @@ def test_too_little_text(relu_checkpoint, texts):
     tokenizer = ps.load_tokenizer(relu_checkpoint)
     with pytest.raises(ps.UserError, match=r"has \d+ tokens, fewer than one window of 100000"):
         read_windows({"prose": Source(str(texts["prose"]))}, tokenizer, 100_000, 100_000)
+
+
+def test_records_of_before_distributions_and_metrics_still_read(relu_checkpoint, texts, tmp_path):
+    record = ps.measure(relu_checkpoint, texts, out=tmp_path / "out", **SHORT)
+    path = tmp_path / "out" / "record.json"
+    data = json.loads(path.read_text())
+    for key in ("activity", "metric", "points"):
+        del data[key]
+    for measure in data["data"]:
+        del measure["activity"]
+    path.write_text(json.dumps(data))
+    assert read_record(path) == record
