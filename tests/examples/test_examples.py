@@ -98,6 +98,13 @@ def test_a_law_of_data_from_a_run(run):
     assert "At 10 billion tokens, beyond the points: 0.32" in printed
 
 
+def test_how_sparse_a_dense_model_is(run, checkpoint, texts):
+    printed = run("10_how_sparse.py", checkpoint, f"prose={texts['prose']}")
+    assert "(silu): " in printed
+    assert "of its FFN activations can be left out at " in printed
+    assert printed.count("needed by k tokens together: 1: ") == 2
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):
