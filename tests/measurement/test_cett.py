@@ -29,7 +29,7 @@ def errors_by_hand(model, batches, thresholds) -> list[float]:
     for batch in batches:
         for layer, x1_BSF in enumerate(intermediates(model, batch)):
             down = model.model.layers[layer].mlp.down_proj.weight.detach()
-            norms = [down[:, j].norm() for j in range(down.shape[1])]
+            norms = down.norm(dim=0)  # not one by one: a last digit would decide a tie
             for x1 in x1_BSF.flatten(0, 1):
                 whole, weak = torch.zeros(2, len(down), dtype=torch.float64)
                 for j, (entry, norm) in enumerate(zip(x1, norms, strict=True)):
@@ -55,6 +55,14 @@ def test_no_much_larger_threshold_would_do(model, batches, error):
     thresholds, _ = calibration.thresholds(error)
     beyond = errors_by_hand(model, batches, [1.1 * t + 1e-4 for t in thresholds])
     assert all(found > error for found in beyond)
+
+
+def test_a_tie_is_kept_as_it_is_when_the_model_runs(model, batches):
+    # The curve's thresholds are contributions of the first window: every one of them is a tie.
+    curve = Calibration(model, ffns(model), batches, "float32").curve
+    for point in (3, 17, 30):
+        by_hand = errors_by_hand(model, batches, curve.thresholds_LG[:, point].tolist())
+        assert curve.errors_LG[:, point].tolist() == pytest.approx(by_hand, rel=1e-6, abs=1e-9)
 
 
 def test_thresholds_rise_with_the_error(model, batches):

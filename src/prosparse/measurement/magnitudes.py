@@ -22,7 +22,7 @@ class Magnitudes:
 
     def observe(self, layer: int, x1: Tensor) -> None:
         """Count one layer's non-zeros; any shape."""
-        bits = x1.float().contiguous().view(torch.int32).flatten()
+        bits = x1.float().view(torch.int32).flatten()
         exponents = ((bits >> 23) & 0xFF).long()
         self.counts_LE[layer].scatter_add_(0, exponents, torch.ones_like(exponents))
         self.counts_LE[layer, 0] -= (x1 == 0).sum()
