@@ -21,3 +21,10 @@ def test_options_of_the_dry_run_alone_are_refused(prosparse, recipe_file):
     result = prosparse("train", recipe_file(), "--gpus", 2)
     assert result.code == 2
     assert "go with --dry-run" in result.complaint
+
+
+def test_a_steered_stage_is_told(prosparse, recipe_file):
+    steer = ("--set", "regularization.target_sparsity=0.8", "--set", "measure.every=2")
+    result = prosparse("train", recipe_file(), "--dry-run", *steer)
+    assert result.code == 0, result.err
+    assert "The last stage steers to 80.0 % sparsity" in result.out

@@ -47,6 +47,14 @@ def test_curve_and_heat_map_name_the_stages_and_axes(log, stages):
         assert {"optimizer step", "training tokens"} <= set(texts)
 
 
+def test_the_curve_of_a_steered_run_shows_its_target(log, stages):
+    assert not any("target" in text for text in _texts(plots.training_curve(log, stages)))
+    for entry in log:
+        entry.update(target_sparsity=0.89, estimated_sparsity=entry["sparsity"] + 0.004)
+    texts = _texts(plots.training_curve(log, stages))
+    assert {"target 89.0 %", "held out, estimated"} <= set(texts)
+
+
 def test_a_name_that_does_not_fit_its_band_keeps_its_last_word(log, stages):
     short = dataclasses.replace(stages[-1], name="stage 5", first_step=120)
     texts = _texts(plots.training_curve(log, (*stages[:-1], short)))

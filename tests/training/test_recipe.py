@@ -166,6 +166,45 @@ def test_a_threshold_section_is_checked_before_training_not_after(load, sections
         load({**REQUIRED, "measure": MEASURE, **sections})
 
 
+STEERED = [
+    {"until": 10, "factor": 0},
+    {"until": 20, "factor": 0.1},
+    {"until": 90, "factor": 8},
+]
+
+
+def test_a_target_sparsity_goes_with_held_out_text_and_a_stage_to_steer(load):
+    regularization = {"target_sparsity": 0.89, "stages": STEERED}
+    recipe = load(
+        {**REQUIRED, "measure": {**MEASURE, "every": 5}, "regularization": regularization}
+    )
+    assert recipe.regularization.controller().target == 0.89
+    assert load(REQUIRED).regularization.controller() is None
+
+
+@pytest.mark.parametrize(
+    ("target", "stages", "measure", "message"),
+    [
+        (89, STEERED, {"every": 5}, "target_sparsity must be between 0 and 1; found 89"),
+        (0.8, STEERED, {}, "the recipe needs a 'measure' section with 'every'"),
+        (0.8, STEERED[:2], {"every": 5}, r"needs three stages or more.*factors \[0.0, 0.1\]"),
+        (0.8, STEERED[1:], {"every": 5}, "needs three stages or more"),
+        (0.8, [{"until": 5, "factor": 0}, *STEERED[::2]], {"every": 5}, "then a warm-up"),
+        (
+            0.8,
+            [*STEERED[:2], {**STEERED[2], "fixed": True}],
+            {"every": 5},
+            "and a fixed last stage",
+        ),
+    ],
+)
+def test_a_target_sparsity_that_cannot_be_steered_to(load, target, stages, measure, message):
+    regularization = {"target_sparsity": target, "stages": stages}
+    recipe = {**REQUIRED, "measure": {**MEASURE, **measure}, "regularization": regularization}
+    with pytest.raises(UserError, match=message):
+        load(recipe)
+
+
 def test_numbers_without_a_dot_in_the_mantissa_are_numbers(load):
     # YAML 1.1 reads 5e-3 as text; people write it all the time.
     recipe = load(

@@ -82,7 +82,7 @@ def train(
 
 
 def _tell(plan: DryRun) -> None:
-    from prosparse.reporting.numerals import compact_count, compact_number, duration
+    from prosparse.reporting.numerals import compact_count, compact_number, duration, percent
     from prosparse.reporting.tables import PlainTable
 
     def rise(start: float, end: float) -> str:
@@ -110,6 +110,11 @@ def _tell(plan: DryRun) -> None:
             coefficients,
         )
         print(table.row(cells))
+    if plan.target_sparsity is not None:
+        print(
+            f"The last stage steers to {percent(plan.target_sparsity, 1)} sparsity; its lambda is the "
+            "most it may be"
+        )
     devices = f"{plan.num_devices} GPU{'s' if plan.num_devices > 1 else ''}"
     print(
         f"{plan.tokens_per_step:,} tokens a step on {devices}; "

@@ -39,6 +39,7 @@ def training_curve(log: Log, stages: tuple[StageRecord, ...]) -> str:
         _curve(top, steps, [100 * share for share in _column(log, "sparsity")], BLUE)
         top.set_ylabel("sparsity of the training batch (%)", color=BLUE)
         top.set_ylim(0, 100)
+        _target(top, log)
         _factor_behind(top, steps, factors)
 
         reach = len(log) // 40
@@ -156,6 +157,21 @@ def _factor_behind(axes: Axes, steps: list[float], factors: list[float]) -> None
     behind.set_ylim(0, 1.08 * max(factors, default=0.0) or 1.0)
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
+
+
+def _target(axes: Axes, log: Log) -> None:
+    """Draw the sparsity that lambda was steered to, where it was, and what was held against it."""
+    steered = [entry for entry in log if "target_sparsity" in entry and entry["factor"] > 0]
+    if not steered:
+        return
+    steps, targets, estimates = (
+        _column(steered, key) for key in ("step", "target_sparsity", "estimated_sparsity")
+    )
+    held_out = [100 * share for share in estimates]
+    _curve(axes, steps, held_out, GREEN, width=1.2, linestyle=":", label="held out, estimated")
+    target = f"target {percent(targets[-1], 1)}"
+    _curve(axes, steps, [100 * share for share in targets], GREEN, width=1.2, label=target)
+    axes.legend(loc="lower right")
 
 
 def _curve(

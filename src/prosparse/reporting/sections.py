@@ -24,7 +24,7 @@ from prosparse.reporting.grids import (
     threshold_grid,
 )
 from prosparse.reporting.metric_sections import metric_sections
-from prosparse.reporting.numerals import compact_number
+from prosparse.reporting.numerals import compact_number, percent
 from prosparse.reporting.section import Section
 
 if TYPE_CHECKING:
@@ -101,10 +101,16 @@ def _milestone_sections(milestones: Sequence[Milestone]) -> list[Section]:
 
 
 def _training_sections(record: TrainRecord, log: Log) -> list[Section]:
+    target = record.recipe.get("regularization", {}).get("target_sparsity")
+    steered = (
+        f"In the last one it was steered to {percent(target, 1)} sparsity on held-out text. "
+        if target is not None
+        else ""
+    )
     schedule = Section(
         "Schedule",
         "Within a stage lambda goes from its first to its last value along half a sine period. "
-        "c is what multiplies the L1 norm (summed over layers, mean over tokens), so it compares "
+        f"{steered}c is what multiplies the L1 norm (summed over layers, mean over tokens), so it compares "
         "between normalizations.",
         grid=stage_grid(record.stages),
     )

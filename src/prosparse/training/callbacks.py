@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import reduce
+from accelerate.utils import broadcast, reduce
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -21,6 +22,7 @@ from prosparse.training.sharding import is_sharded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prosparse.records.run import Milestone
     from prosparse.training.trainer import ProSparseTrainer
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -62,20 +64,32 @@ class StageEnds(TrainerCallback):
             control.should_log = True
 
     def _measure(self, label: str, state: TrainerState) -> None:
+        milestone = self._milestone(label, state)
+        if self._trainer.controller is not None:
+            found = torch.tensor(milestone.sparsity if milestone else math.nan)
+            sparsity = float(broadcast(found.double().to(self._trainer.args.device)))
+            if math.isfinite(sparsity):
+                self._trainer.controller.correct(sparsity)
+
+    def _milestone(self, label: str, state: TrainerState) -> Milestone | None:
         model = cast("PreTrainedModel", self._trainer.model)
         if not (state.is_world_process_zero or is_sharded(model)):
-            return
+            return None
         # A model compiled layer by layer would be compiled once more for the measurement.
         with self._trainer.clock.paused(), torch.compiler.set_stance("force_eager"):
             milestone = self._milestones.measure(
                 label,
                 model,
                 step=state.global_step,
-                factor=self._trainer.schedule.factor(state.global_step),
+                factor=self._trainer.factor(state.global_step),
                 tokens_seen=self._trainer.tokens_seen,
             )
         if milestone is not None:
+            is_line_due = self._trainer.control.should_log
             self._trainer.log(numbers_of(milestone))
+            # Logging takes the flag of the step's own line down, here but in no other process.
+            self._trainer.control.should_log = is_line_due
+        return milestone
 
 
 class Progress(TrainerCallback):

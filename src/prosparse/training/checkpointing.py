@@ -76,6 +76,8 @@ class CheckpointingTrainer(Trainer):
                 shutil.rmtree(staging(folder), ignore_errors=True)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(*args, **kwargs)
+            if self.args.should_save:
+                self._save_own_state(staging(folder) / f"{PREFIX}{step}")
             self.accelerator.wait_for_everyone()
 
             def publish_it() -> None:
@@ -90,6 +92,9 @@ class CheckpointingTrainer(Trainer):
                 self._sharded.begin(
                     written, cast("nn.Module", self.model), self._torch_optimizer, publish_it
                 )
+
+    def _save_own_state(self, checkpoint: Path) -> None:
+        """Write what a subclass wants in the folder of a checkpoint; the main process does."""
 
     @contextmanager
     def all_written(self) -> Iterator[None]:

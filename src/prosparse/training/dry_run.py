@@ -85,6 +85,8 @@ class DryRun:
     only as far as the run needs. Local files, of unknown length, come on top."""
     seconds: float | None
     """At the stated throughput; None without one."""
+    target_sparsity: float | None = None
+    """What the last stage steers to; its lambda is the most it may be."""
 
     @property
     def num_tokens(self) -> int:
@@ -172,6 +174,7 @@ def dry_run(
             stages[-1].num_tokens * _share_from_hub(plan) * bytes_per_token(vocabulary)
         ),
         seconds=None if rate is None else stages[-1].num_tokens / rate,
+        target_sparsity=plan.regularization.target_sparsity,
     )
 
 

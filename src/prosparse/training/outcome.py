@@ -39,8 +39,8 @@ def run_record(
             first_step=schedule.first_step(index),
             last_step=stage.until,
             start_factor=schedule.start_factor(index),
-            end_factor=stage.factor,
-            end_coefficient=stage.factor * trainer.kappa,
+            end_factor=trainer.factor(stage.until),
+            end_coefficient=trainer.factor(stage.until) * trainer.kappa,
             end_tokens=tokens_at.get(stage.until, stage.until * tokens_per_step),
         )
         for index, stage in enumerate(schedule.stages)

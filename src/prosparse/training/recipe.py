@@ -22,6 +22,7 @@ from prosparse.model.shapes import SHAPES
 from prosparse.records.codec import encode
 from prosparse.records.sparsity import Activation
 from prosparse.training.adapters import LoraPlan
+from prosparse.training.controller import SparsityController
 from prosparse.training.regularizer import Normalization, kappa
 from prosparse.training.schedule import Schedule, Stage
 from prosparse.training.training_plan import TrainingPlan
@@ -81,14 +82,36 @@ class RegularizationPlan:
     """See `prosparse.training.regularizer.kappa`."""
     reference_tokens: int | None = None
     """With `summed`: tokens of the micro-batch that the lambdas were tuned with."""
+    target_sparsity: float | None = None
+    """Held-out sparsity that the last stage steers to, with a lambda of at most its factor."""
 
     def __post_init__(self) -> None:
         self.schedule()
+        if self.target_sparsity is not None:
+            self._check_target(self.target_sparsity)
         kappa(self.normalization, 1, self.reference_tokens)  # checks that the two go together
 
     def schedule(self) -> Schedule:
         """Return the checked schedule."""
         return Schedule(self.stages)
+
+    def controller(self) -> SparsityController | None:
+        """Return what steers lambda in the last stage; None without a target."""
+        if self.target_sparsity is None:
+            return None
+        return SparsityController(self.schedule(), self.target_sparsity)
+
+    def _check_target(self, target: float) -> None:
+        if not 0 < target < 1:
+            raise UserError(f"target_sparsity must be between 0 and 1; found {target:g}.")
+        factors = [stage.factor for stage in self.stages]
+        rises = len(factors) > 2 and 0 == factors[0] < factors[-2] < factors[-1]
+        if not rises or self.stages[-1].fixed:
+            raise UserError(
+                "target_sparsity needs three stages or more: first factor 0, then a warm-up with a "
+                "small factor, last the one to steer, its factor the largest lambda allowed; found "
+                f"factors {factors}{' and a fixed last stage' if self.stages[-1].fixed else ''}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +203,12 @@ class Recipe:
             raise UserError(
                 "'sharding: full' and a 'lora' section do not go together yet: set "
                 "training.sharding=none, which shares adapters' training out by DDP."
+            )
+        is_steered = self.regularization.target_sparsity is not None
+        if is_steered and (self.measure is None or self.measure.every is None):
+            raise UserError(
+                "target_sparsity is of held-out text: the recipe needs a 'measure' section with "
+                "'every', about a tenth of the last stage's steps."
             )
         if self.threshold is not None and self.measure is None:
             raise UserError("a 'threshold' section needs a 'measure' section with held-out data.")

@@ -36,6 +36,7 @@ from prosparse.training.regularizer import kappa
 from prosparse.training.sharded_checkpoints import ShardedCheckpoints
 from prosparse.training.sharding import is_sharded, whole_weights
 from prosparse.training.starting_model import recompute_activations, starting_model
+from prosparse.training.steering import Steering
 from prosparse.training.trackers import check_trackers, tracker_callbacks
 from prosparse.training.trainer import ProSparseTrainer
 from prosparse.training.workspace import Interrupted, Workspace, finished_record
@@ -130,6 +131,8 @@ def train(
     if recipe.training.gradient_checkpointing:
         recompute_activations(model)
     trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
+    if trainer.controller is not None and checkpoint is not None:
+        trainer.controller.restore(checkpoint)
     every = recipe.measure.every if recipe.measure is not None else None
     trainer.add_callback(StageEnds(trainer, milestones, every))
     if progress:
@@ -185,7 +188,7 @@ def _trainer(
     precision: str,
     where: torch.device,
 ) -> ProSparseTrainer:
-    plan = recipe.regularization
+    plan, controller = recipe.regularization, recipe.regularization.controller()
     tokens_before, seconds_before = before
     trainer = ProSparseTrainer(
         model=model,
@@ -197,11 +200,14 @@ def _trainer(
         schedule=plan.schedule(),
         kappa=kappa(plan.normalization, ffns(model)[0].d_ff, plan.reference_tokens),
         log_path=workspace.log,
+        controller=controller,
         tokens_before=tokens_before,
         seconds_before=seconds_before,
         sharded=ShardedCheckpoints() if recipe.training.sharding == "full" else None,
     )
     trainer.remove_callback(PrinterCallback)  # the log has it all, and more
+    if controller is not None:
+        trainer.add_callback(Steering(trainer, controller))
     trainer.add_callback(StopOnDivergence(trainer, recipe.training.max_loss_rise))
     for callback in tracker_callbacks(recipe.training.report_to, workspace.folder):
         trainer.add_callback(callback)

@@ -15,6 +15,7 @@ from prosparse.data.conversations import TOKEN_MASK
 from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
 from prosparse.training.checkpointing import CheckpointingTrainer
+from prosparse.training.controller import SparsityController
 from prosparse.training.regularizer import SparsityPenalty
 from prosparse.training.schedule import Schedule
 from prosparse.training.sharding import compiled_by_layer, keep_exact
@@ -29,6 +30,7 @@ class ProSparseTrainer(CheckpointingTrainer):
 
     Args:
         schedule: lambda at every step.
+        controller: Tells lambda instead, where the recipe has a target sparsity.
         kappa: c = lambda * kappa, see `prosparse.training.regularizer`.
         log_path: JSONL file that gets one line for each logged step.
         tokens_before: Tokens already seen by the parts of the run before a resume.
@@ -42,12 +44,14 @@ class ProSparseTrainer(CheckpointingTrainer):
         schedule: Schedule,
         kappa: float,
         log_path: Path,
+        controller: SparsityController | None = None,
         tokens_before: int = 0,
         seconds_before: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(clock=Clock(seconds_before), **kwargs)
         self.schedule = schedule
+        self.controller = controller
         self.kappa = kappa
         self.log_path = log_path
         if self.args.fsdp and not self.is_fsdp_enabled:
@@ -67,6 +71,10 @@ class ProSparseTrainer(CheckpointingTrainer):
     def tokens_seen(self) -> int:
         """Training tokens of the whole run so far, without padding."""
         return self._tokens_logged + self._totals.num_tokens_with_this_step
+
+    def factor(self, step: int) -> float:
+        """Return lambda at an optimizer step that was taken or is next, counted from 1."""
+        return (self.controller or self.schedule).factor(step)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the penalty watching the model from before it is compiled to the end."""
@@ -108,7 +116,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         num_processes = self.accelerator.num_processes
 
         l1 = torch.stack(seen.l1_L).sum() / self._tokens_in_step
-        factor = self.schedule.factor(self.state.global_step + 1)
+        factor = self.factor(self.state.global_step + 1)
         self._totals.add(
             lm_loss.detach() / (num_processes if is_share_of_step else num_processes * parts),
             l1.detach(),
@@ -143,8 +151,8 @@ class ProSparseTrainer(CheckpointingTrainer):
             "loss": lm_loss,
             "regularization": regularization,
             "l1": l1,
-            "factor": self.schedule.factor(step),
-            "coefficient": self.schedule.factor(step) * self.kappa,
+            "factor": self.factor(step),
+            "coefficient": self.factor(step) * self.kappa,
             "sparsity": sum(layer_sparsity) / len(layer_sparsity),
             "layer_sparsity": layer_sparsity,
             "learning_rate": logs["learning_rate"],
@@ -152,6 +160,9 @@ class ProSparseTrainer(CheckpointingTrainer):
             "tokens_per_second": tokens / max(seconds - self._totals.since_seconds, 1e-9),
             "seconds": seconds,
         }
+        if self.controller is not None:
+            line["target_sparsity"] = self.controller.target
+            line["estimated_sparsity"] = self.controller.estimate
         self._totals.reset(seconds)
         if self.is_world_process_zero():
             with self.log_path.open("a", encoding="utf-8") as file:
@@ -167,12 +178,23 @@ class ProSparseTrainer(CheckpointingTrainer):
         totals = self.accelerator.reduce(self._totals.step_values[[0, 2]], "sum")
         return cast("Tensor", totals)
 
+    def step_sparsity(self) -> float:
+        """Return the mean over layers of the sparsity of the last step's batch, of all processes."""
+        active_L = self.accelerator.reduce(self._totals.step_values[3:], "sum").tolist()
+        sizes = [self._tokens_in_step * ffn.d_ff for ffn in self.ffns]
+        shares = [1 - active / size for active, size in zip(active_L, sizes, strict=True)]
+        return sum(shares) / len(shares)
+
     def save_without_this_step(self) -> None:
         """Log and save what was done before the step under way, which the optimizer has not taken."""
         self._totals.drop_step()
         if self._totals.num_steps:  # so that a log line never spans a checkpoint
             self._write_log_line({"learning_rate": self._get_learning_rate()})
         self.save_this_step()
+
+    def _save_own_state(self, checkpoint: Path) -> None:
+        if self.controller is not None:
+            self.controller.save(checkpoint)
 
 
 def mask_of(batch: dict[str, Tensor]) -> Tensor | None:
