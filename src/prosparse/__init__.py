@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.training import bench_train
     from prosparse.benchmarking.training_step import bench_train_step
     from prosparse.errors import UserError
+    from prosparse.laws.frontier import frontier
     from prosparse.laws.lambda_law import plan
     from prosparse.laws.run import fit
     from prosparse.measurement.run import measure
@@ -40,6 +41,7 @@ _VERBS = {
     "bench_train": "prosparse.benchmarking.training",
     "bench_train_step": "prosparse.benchmarking.training_step",
     "fit": "prosparse.laws.run",
+    "frontier": "prosparse.laws.frontier",
     "generate": "prosparse.runtime.generate",
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
@@ -61,6 +63,7 @@ __all__ = [
     "bench_train",
     "bench_train_step",
     "fit",
+    "frontier",
     "generate",
     "load",
     "load_tokenizer",

@@ -9,8 +9,17 @@ import prosparse as ps
 from prosparse.records.files import read_record
 
 VERBS = [
-    "relufy", "train", "measure", "threshold", "generate", "plan", "fit", "report", "sparsify",
-]  # fmt: skip
+    "relufy",
+    "train",
+    "measure",
+    "threshold",
+    "generate",
+    "plan",
+    "fit",
+    "frontier",
+    "report",
+    "sparsify",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

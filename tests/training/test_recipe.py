@@ -159,6 +159,7 @@ def test_an_impossible_value_is_named_with_its_file_and_section(load, place, val
             {"threshold": {}, "relufy": {"activation": "shifted-relu", "bias": 0.1}},
             "a 'threshold' section shifts ReLU",
         ),
+        ({"threshold": {}, "relufy": None}, "'relufy' has no activation instead"),
     ],
 )
 def test_a_threshold_section_is_checked_before_training_not_after(load, sections, message):

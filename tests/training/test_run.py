@@ -169,6 +169,28 @@ def test_other_activations_are_trained_and_named(run, recipe_data, relufy, name,
     assert {m.activation.param for m in trained.record.milestones[1:]} == {0.05}
 
 
+@pytest.mark.usefixtures("path")
+def test_without_relufy_the_dense_model_is_trained_on_as_a_control(run, recipe_data):
+    recipe_data["regularization"]["stages"] = [{"until": 6, "factor": 0}]
+    done = run({**recipe_data, "relufy": None, "threshold": None})
+    assert json.loads((done.folder / "config.json").read_text())["hidden_act"] == "silu"
+    assert done.record.activation.name == "silu"
+    assert [m.label for m in done.record.milestones] == ["original", "stage 0"]
+    assert done.record.milestones[-1].sparsity < 0.01
+    assert done.log[-1]["loss"] < done.log[0]["loss"]
+    assert [line["regularization"] for line in done.log] == [0] * 6
+
+
+def test_without_relufy_a_dense_model_is_not_penalized(run, plain_data):
+    with pytest.raises(UserError, match="'relufy: null' keeps silu, which has no zeros"):
+        run({**plain_data, "relufy": None})
+
+
+def test_without_relufy_a_sparse_model_stays_what_it_is(run, plain_data, relu_checkpoint):
+    done = run({**plain_data, "relufy": None, "model": str(relu_checkpoint)})
+    assert done.record.activation.name == "relu"
+
+
 def test_a_summed_lambda_is_scaled_by_its_reference_tokens(run, plain_data):
     plain_data["regularization"].update(normalization="summed", reference_tokens=16384)
     trained = run(plain_data)

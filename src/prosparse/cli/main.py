@@ -24,6 +24,7 @@ import typer
 import prosparse
 from prosparse.cli import bench
 from prosparse.cli.fit import fit
+from prosparse.cli.frontier import frontier
 from prosparse.cli.generate import generate
 from prosparse.cli.measure import measure
 from prosparse.cli.plan import plan
@@ -78,7 +79,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (sparsify, relufy, train, measure, threshold, generate, plan, fit, report):
+for verb in (sparsify, relufy, train, measure, threshold, generate, plan, fit, frontier, report):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

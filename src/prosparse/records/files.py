@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
+from prosparse.records.frontier import FrontierRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
@@ -41,6 +42,7 @@ Record = (
     | TrainStepRecord
     | LambdaLawRecord
     | LawsRecord
+    | FrontierRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -54,6 +56,7 @@ KINDS: dict[str, type] = {
     "bench_train_step": TrainStepRecord,
     "plan": LambdaLawRecord,
     "fit": LawsRecord,
+    "frontier": FrontierRecord,
 }
 
 

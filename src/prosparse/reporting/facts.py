@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prosparse.records.frontier import FrontierRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
@@ -120,6 +121,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
         case LawsRecord():
             return law_facts(record)
+        case FrontierRecord():
+            return [("control", record.control.run), ("points", f"{len(record.points)}")]
         case SparsifyRecord():
             return [
                 *_training_facts(record.training),
@@ -146,6 +149,8 @@ def _measures(record: Record) -> tuple[DataMeasure, ...]:
             return record.data
         case ThresholdRecord():
             return record.candidates[0].data
+        case FrontierRecord():
+            return record.control.data
         case TrainRecord() | SparsifyRecord():
             return _last(record.milestones)
         case _:

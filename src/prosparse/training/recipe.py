@@ -185,7 +185,8 @@ class Recipe:
     architecture: str | None = None
     """The model's shape by name, such as `llama2-7b`: where `model` is not on this machine, a dry
     run reads this instead."""
-    relufy: RelufyPlan = field(default_factory=RelufyPlan)
+    relufy: RelufyPlan | None = field(default_factory=RelufyPlan)
+    """None keeps the model's activation: to train a dense model on, as a control."""
     lora: LoraPlan | None = None
     """Train low-rank adapters instead of the weights, and add them in at the end."""
     measure: MeasurePlan | None = None
@@ -217,8 +218,10 @@ class Recipe:
                 f"measure.tokens must be at least one window of {self.data.context_length} tokens; "
                 f"found {self.measure.tokens}."
             )
-        if self.threshold is not None and self.relufy.chosen().name == "shifted_relu":
-            raise UserError("a 'threshold' section shifts ReLU; 'relufy' has shifted-relu instead.")
+        if self.threshold is not None:
+            found = self.relufy.chosen().name if self.relufy is not None else "no activation"
+            if found not in ("relu", "fatrelu"):
+                raise UserError(f"a 'threshold' section shifts ReLU; 'relufy' has {found} instead.")
 
     @property
     def tokens_per_micro_batch(self) -> int:

@@ -40,7 +40,7 @@ def starting_model(
     resumed run begins with the same model; the Trainer reads the checkpoint into it.
 
     Raises:
-        UserError: It cannot be loaded, or cannot be trained on answers.
+        UserError: It cannot be loaded, cannot be trained on answers, or is dense and to be penalized.
     """
     # float32 whatever the checkpoint holds: bfloat16 master weights would swallow small updates.
     model = load(
@@ -51,7 +51,10 @@ def starting_model(
     )
     if recipe.data.loss == "answers":
         _refuse_without_positions(model)
-    replaced, chosen = activation_of(model), recipe.relufy.chosen()
+    replaced = activation_of(model)
+    chosen = recipe.relufy.chosen() if recipe.relufy is not None else replaced
+    if chosen.name not in SPARSE_ACTIVATIONS:
+        _refuse_a_penalty(recipe, chosen.name)
     if not is_resumed:
         milestones.measure("original", model, step=0, factor=0.0, tokens_seen=0)
         if replaced.name in SPARSE_ACTIVATIONS and replaced != chosen:
@@ -88,6 +91,15 @@ def spoken(model: PreTrainedModel) -> str:
     """Return the activation's name as people write it."""
     names = {"relu": "ReLU", "shifted_relu": "shifted ReLU", "fatrelu": "FATReLU"}
     return names[activation_of(model).name]
+
+
+def _refuse_a_penalty(recipe: Recipe, activation: str) -> None:
+    """Raise where a dense activation is kept and yet penalized, which makes nothing zero."""
+    if any(stage.factor > 0 for stage in recipe.regularization.stages):
+        raise UserError(
+            f"'relufy: null' keeps {activation}, which has no zeros to train for: set every factor to "
+            "0 for a dense control, or leave relufy out."
+        )
 
 
 def _refuse_without_positions(model: PreTrainedModel) -> None:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runs of recipes/frontier can be compared: they differ in what they are about alone."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from prosparse.training.dry_run import dry_run
+from prosparse.training.recipe_file import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+FRONTIER = {path.stem: path for path in sorted((RECIPES / "frontier").glob("*.yaml"))}
+METHODS = {
+    "dense", "vanilla-relu", "shifted-relu",
+    *(f"{method}-{factor}" for method in ("fixed-l1", "prosparse") for factor in (1, 3, 8)),
+}  # fmt: skip
+
+
+def test_every_baseline_has_its_recipe():
+    assert set(FRONTIER) == METHODS
+
+
+@pytest.mark.parametrize("name", FRONTIER)
+def test_the_same_tokens_in_the_same_order_and_the_same_held_out_text(name):
+    recipe, control = load_recipe(FRONTIER[name]), load_recipe(FRONTIER["dense"])
+    assert recipe.data == control.data
+    assert recipe.measure == control.measure
+    training = dataclasses.replace(recipe.training, max_loss_rise=control.training.max_loss_rise)
+    assert training == control.training
+    assert (recipe.model, recipe.out) == (control.model, f"runs/frontier/{name}")
+    plan = dry_run(FRONTIER[name], tokens_per_second=225_000)
+    assert plan.num_tokens == 3072 * 32_768 >= 100e6
+    assert plan.seconds < 460
+
+
+def test_what_each_is_about():
+    recipes = {name: load_recipe(path) for name, path in FRONTIER.items()}
+    assert recipes["dense"].relufy is None
+    assert recipes["vanilla-relu"].relufy.chosen().name == "relu"
+    assert recipes["shifted-relu"].relufy.chosen().param == 0.1
+    for name in ("dense", "vanilla-relu", "shifted-relu"):
+        assert [stage.factor for stage in recipes[name].regularization.stages] == [0]
+        assert recipes[name].threshold is None
+    for factor in (1, 3, 8):
+        fixed = recipes[f"fixed-l1-{factor}"].regularization.stages
+        progressive = recipes[f"prosparse-{factor}"].regularization.stages
+        assert [stage.factor for stage in fixed] == [0, factor]
+        assert progressive[-1].factor == progressive[-2].factor == factor
+        assert progressive[0] == fixed[0]  # stage 0 is the same
+        assert progressive[1].factor == 0.1
+        assert recipes[f"fixed-l1-{factor}"].threshold == recipes[f"prosparse-{factor}"].threshold
