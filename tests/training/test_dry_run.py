@@ -148,3 +148,12 @@ def test_a_skeleton_has_no_weights_and_every_shape(checkpoint):
 def test_refusals(options, words):
     with pytest.raises(ps.UserError, match=words):
         dry_run("recipes/demo.yaml", **options)
+
+
+def test_a_teacher_is_held_too(recipe_data):
+    plain = dry_run(decode(Recipe, recipe_data, "here"))
+    taught = dry_run(decode(Recipe, {**recipe_data, "distillation": {}}, "here"))
+    assert taught.state_bytes == plain.state_bytes + 4 * plain.num_parameters
+    recipe_data["training"]["precision"] = "bfloat16"
+    halved = dry_run(decode(Recipe, {**recipe_data, "distillation": {}}, "here"))
+    assert halved.state_bytes == plain.state_bytes + 2 * plain.num_parameters

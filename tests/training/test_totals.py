@@ -17,11 +17,11 @@ def test_a_step_that_is_dropped_counts_nowhere():
     add(totals, 2.0)
     totals.begin_step(20)  # the first was taken
     add(totals, 100.0)
-    assert totals.step_values.tolist() == [100, 100, 100, 1, 2]
+    assert totals.step_values.tolist() == [100, 100, 100, 0, 1, 2]
     totals.drop_step()
     totals.close_step()  # there is none under way
     assert (totals.num_steps, totals.num_tokens) == (1, 10)
-    assert totals.values.tolist() == [3, 3, 3, 2, 4]
+    assert totals.values.tolist() == [3, 3, 3, 0, 2, 4]
 
 
 def test_the_clock_counts_training_and_not_what_it_is_paused_for(monkeypatch):

@@ -73,7 +73,8 @@ class DryRun:
     """Of all devices together."""
     stages: tuple[PlannedStage, ...]
     state_bytes: int
-    """On each device: weights, gradients and optimizer, whole or its part of them."""
+    """On each device: weights, gradients and optimizer, whole or its part of them, and a teacher of the
+    model's own size, which every device holds whole."""
     load_bytes: int
     """On each device: the weights while the model is loaded and not yet sharded, whole."""
     logit_bytes: int
@@ -154,6 +155,10 @@ def dry_run(
         add_adapters(model, plan.lora)
         num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         num_held += num_trained
+    teacher_bytes = 0
+    if plan.distillation is not None:
+        is_half = plan.training.precision == "bfloat16"
+        teacher_bytes = num_parameters * (FLOAT32 // 2 if is_half else FLOAT32)
     rate = None if tokens_per_second is None else tokens_per_second * num_devices
     vocabulary = model.get_input_embeddings().get_parameter("weight").shape[0]
     return DryRun(
@@ -166,7 +171,8 @@ def dry_run(
         tokens_per_step=tokens_per_step,
         stages=stages,
         num_trained=num_trained,
-        state_bytes=_state_bytes(num_held, num_trained, plan.training.sharding, num_devices),
+        state_bytes=_state_bytes(num_held, num_trained, plan.training.sharding, num_devices)
+        + teacher_bytes,
         load_bytes=num_held * FLOAT32,
         logit_bytes=plan.tokens_per_micro_batch * vocabulary * BYTES_PER_LOGIT,
         checkpoint_bytes=(num_held * FLOAT32 + num_trained * BYTES_OF_MOMENTS) * NUM_CHECKPOINTS,

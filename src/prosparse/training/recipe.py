@@ -23,6 +23,7 @@ from prosparse.records.codec import encode
 from prosparse.records.sparsity import Activation
 from prosparse.training.adapters import LoraPlan
 from prosparse.training.controller import SparsityController
+from prosparse.training.distillation import DistillationPlan
 from prosparse.training.regularizer import Normalization, kappa
 from prosparse.training.schedule import Schedule, Stage
 from prosparse.training.training_plan import TrainingPlan
@@ -187,6 +188,8 @@ class Recipe:
     run reads this instead."""
     relufy: RelufyPlan | None = field(default_factory=RelufyPlan)
     """None keeps the model's activation: to train a dense model on, as a control."""
+    distillation: DistillationPlan | None = None
+    """Learn from a dense teacher too."""
     lora: LoraPlan | None = None
     """Train low-rank adapters instead of the weights, and add them in at the end."""
     measure: MeasurePlan | None = None
@@ -243,6 +246,8 @@ class Recipe:
             UserError: The model is missing or of the wrong kind, or a local source is missing.
         """
         check_model(self.model, trust_remote_code=trust_remote_code)
+        if self.distillation is not None and self.distillation.teacher is not None:
+            check_model(self.distillation.teacher, trust_remote_code=trust_remote_code)
         held_out = self.measure.data if self.measure is not None else {}
         for name, source in [*self.data.components.items(), *held_out.items()]:
             local_files(source, name)

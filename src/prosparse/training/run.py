@@ -27,6 +27,7 @@ from prosparse.training.adapters import check_peft
 from prosparse.training.arguments import training_arguments
 from prosparse.training.callbacks import Progress, StageEnds, StopOnInterrupt
 from prosparse.training.checkpoints import step_of, told_when_unwritten
+from prosparse.training.distillation import Distiller
 from prosparse.training.divergence import StopOnDivergence
 from prosparse.training.milestones import Milestones, OnMilestone, tell_again
 from prosparse.training.outcome import card_notes, run_record
@@ -35,7 +36,7 @@ from prosparse.training.recipe_file import load_recipe
 from prosparse.training.regularizer import kappa
 from prosparse.training.sharded_checkpoints import ShardedCheckpoints
 from prosparse.training.sharding import is_sharded, whole_weights
-from prosparse.training.starting_model import recompute_activations, starting_model
+from prosparse.training.starting_model import distiller, recompute_activations, starting_model
 from prosparse.training.steering import Steering
 from prosparse.training.trackers import check_trackers, tracker_callbacks
 from prosparse.training.trainer import ProSparseTrainer
@@ -130,7 +131,8 @@ def train(
     model.config.use_cache = False
     if recipe.training.gradient_checkpointing:
         recompute_activations(model)
-    trainer = _trainer(recipe, model, mixture, workspace, before, precision, where)
+    teaching = distiller(recipe, model, precision, where, trust_remote_code)
+    trainer = _trainer(recipe, model, mixture, workspace, before, precision, where, teaching)
     if trainer.controller is not None and checkpoint is not None:
         trainer.controller.restore(checkpoint)
     every = recipe.measure.every if recipe.measure is not None else None
@@ -187,6 +189,7 @@ def _trainer(
     before: tuple[int, float],
     precision: str,
     where: torch.device,
+    teaching: Distiller | None,
 ) -> ProSparseTrainer:
     plan, controller = recipe.regularization, recipe.regularization.controller()
     tokens_before, seconds_before = before
@@ -201,6 +204,7 @@ def _trainer(
         kappa=kappa(plan.normalization, ffns(model)[0].d_ff, plan.reference_tokens),
         log_path=workspace.log,
         controller=controller,
+        distiller=teaching,
         tokens_before=tokens_before,
         seconds_before=seconds_before,
         sharded=ShardedCheckpoints() if recipe.training.sharding == "full" else None,

@@ -16,6 +16,7 @@ from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.checkpoint import load
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.training.adapters import add_adapters
+from prosparse.training.distillation import Distiller
 
 if TYPE_CHECKING:
     from peft import LoraModel
@@ -85,6 +86,30 @@ def recompute_activations(model: PreTrainedModel) -> None:
         name = "gradient_checkpointing_enable"
     # The reentrant kind hides the intermediate x_1 from autograd, and with it the penalty.
     getattr(model, name)({"use_reentrant": False})
+
+
+def distiller(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    precision: str,
+    where: torch.device,
+    trust_remote_code: bool,
+) -> Distiller | None:
+    """Return what compares the model with its teacher, in the precision of the run's passes.
+
+    Raises:
+        UserError: The teacher cannot be loaded, or does not fit the model.
+    """
+    plan = recipe.distillation
+    if plan is None:
+        return None
+    teacher = load(
+        plan.teacher or recipe.model,
+        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        device=where,
+        trust_remote_code=trust_remote_code,
+    )
+    return Distiller(plan, teacher, student, recipe.training.compile)
 
 
 def spoken(model: PreTrainedModel) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from prosparse.training.regularizer import Intermediates
 
+NUM_LOSSES = 4
+
 
 class Totals:
     """Sums over the micro-batches since the last log line, kept on the device until it is due.
@@ -20,8 +22,9 @@ class Totals:
     """
 
     def __init__(self, num_layers: int, device: torch.device, seconds: float) -> None:
-        self.values = torch.zeros(3 + num_layers, dtype=torch.float64, device=device)
-        """[lm loss, l1, regularization, active entries of each layer], of this process."""
+        self.values = torch.zeros(NUM_LOSSES + num_layers, dtype=torch.float64, device=device)
+        """[lm loss, l1, regularization, distance to the teacher, active entries of each layer], of
+        this process."""
         self.step_values = torch.zeros_like(self.values)
         self._step_tokens: int | None = None
         self.reset(seconds)
@@ -36,10 +39,18 @@ class Totals:
         self.close_step()
         self._step_tokens = num_tokens
 
-    def add(self, lm_loss: Tensor, l1: Tensor, regularization: Tensor, seen: Intermediates) -> None:
-        """Add one micro-batch's shares."""
-        self.step_values[:3] += torch.stack([lm_loss, l1, regularization])
-        self.step_values[3:] += seen.active_L
+    def add(
+        self,
+        lm_loss: Tensor,
+        l1: Tensor,
+        regularization: Tensor,
+        seen: Intermediates,
+        distance: Tensor | None = None,
+    ) -> None:
+        """Add one micro-batch's shares; without a teacher there is no distance."""
+        distance = torch.zeros_like(lm_loss) if distance is None else distance
+        self.step_values[:NUM_LOSSES] += torch.stack([lm_loss, l1, regularization, distance])
+        self.step_values[NUM_LOSSES:] += seen.active_L
 
     def close_step(self) -> None:
         """Count the step under way, if there is one."""

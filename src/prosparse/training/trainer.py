@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,11 @@ from prosparse.errors import UserError
 from prosparse.model.ffn import FFN, ffns
 from prosparse.training.checkpointing import CheckpointingTrainer
 from prosparse.training.controller import SparsityController
+from prosparse.training.distillation import Distiller, count_learned
 from prosparse.training.regularizer import SparsityPenalty
 from prosparse.training.schedule import Schedule
 from prosparse.training.sharding import compiled_by_layer, keep_exact
-from prosparse.training.totals import Clock, Totals
+from prosparse.training.totals import NUM_LOSSES, Clock, Totals
 
 TOLD = ("sparsity", "factor", "coefficient", "regularization", "l1", "tokens", "tokens_per_second")
 """What of a log line goes to the progress bar and to trackers, beside the Trainer's own."""
@@ -31,6 +33,7 @@ class ProSparseTrainer(CheckpointingTrainer):
     Args:
         schedule: lambda at every step.
         controller: Tells lambda instead, where the recipe has a target sparsity.
+        distiller: Tells the distance to a teacher, where the recipe has one.
         kappa: c = lambda * kappa, see `prosparse.training.regularizer`.
         log_path: JSONL file that gets one line for each logged step.
         tokens_before: Tokens already seen by the parts of the run before a resume.
@@ -45,6 +48,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         kappa: float,
         log_path: Path,
         controller: SparsityController | None = None,
+        distiller: Distiller | None = None,
         tokens_before: int = 0,
         seconds_before: float = 0.0,
         **kwargs: Any,
@@ -52,6 +56,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         super().__init__(clock=Clock(seconds_before), **kwargs)
         self.schedule = schedule
         self.controller = controller
+        self.distiller = distiller
         self.kappa = kappa
         self.log_path = log_path
         if self.args.fsdp and not self.is_fsdp_enabled:
@@ -64,6 +69,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         self.ffns = ffns(cast("PreTrainedModel", self.model))
         self.penalty = SparsityPenalty(self.ffns, self.args.device)
         self._tokens_in_step = 0
+        self._learned_in_step = 0
         self._tokens_logged = tokens_before
         self._totals = Totals(len(self.ffns), self.args.device, seconds_before)
 
@@ -79,19 +85,26 @@ class ProSparseTrainer(CheckpointingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, with the penalty watching the model from before it is compiled to the end."""
         refuse_liger_ffn(self.args)
-        with self.penalty.attached(), compiled_by_layer(len(self.ffns)), self.all_written():
+        watched = nullcontext() if self.distiller is None else self.distiller.attached()
+        compiled = compiled_by_layer(len(self.ffns))
+        with self.penalty.attached(), watched, compiled, self.all_written():
             return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one optimizer step, and count their real tokens."""
         refuse_replaced_forward(self.ffns)
         samples, num_items = super().get_batch_samples(*args, **kwargs)
-        self._tokens_in_step = sum(count_tokens(batch) for batch in samples)
-        if self.accelerator.num_processes > 1:  # alone, a GPU need not be waited for
-            tokens = torch.tensor(self._tokens_in_step, device=self.args.device)
-            self._tokens_in_step = int(self.accelerator.reduce(tokens, "sum").item())
+        self._tokens_in_step = self._over_processes(sum(count_tokens(batch) for batch in samples))
+        if self.distiller is not None:
+            self._learned_in_step = self._over_processes(count_learned(samples))
         self._totals.begin_step(self._tokens_in_step)
         return samples, num_items
+
+    def _over_processes(self, count: int) -> int:
+        if self.accelerator.num_processes == 1:  # alone, a GPU need not be waited for
+            return count
+        tokens = torch.tensor(count, device=self.args.device)
+        return int(self.accelerator.reduce(tokens, "sum").item())
 
     def compute_loss(
         self,
@@ -102,7 +115,7 @@ class ProSparseTrainer(CheckpointingTrainer):
     ) -> Any:
         """Return the language-modeling loss plus the penalty of one micro-batch.
 
-        Both are this micro-batch's share of a mean over all tokens of the optimizer step. The
+        With a teacher a part of the former is the distance to it. All are this micro-batch's share of a mean over all tokens of the optimizer step. The
         Trainer sums micro-batches and averages processes, so the share is multiplied by the number
         of processes; where a model's own loss is a mean over the micro-batch instead, the Trainer
         divides by the number of micro-batches afterwards, and the penalty makes up for that.
@@ -117,15 +130,22 @@ class ProSparseTrainer(CheckpointingTrainer):
 
         l1 = torch.stack(seen.l1_L).sum() / self._tokens_in_step
         factor = self.factor(self.state.global_step + 1)
+        distance, loss = None, lm_loss
+        if self.distiller is not None:  # after `collect`: the teacher's passes count nowhere
+            distance = self.distiller.distance(inputs, cast("Any", outputs).logits)
+            distance = distance / self._learned_in_step
+            weight = self.distiller.weight
+            loss = (1 - weight) * lm_loss + num_processes * parts * weight * distance
+            distance = distance.detach()
         self._totals.add(
             lm_loss.detach() / (num_processes if is_share_of_step else num_processes * parts),
             l1.detach(),
             factor * self.kappa * l1.detach(),
             seen,
+            distance,
         )
-        loss = lm_loss
         if factor > 0:
-            loss = lm_loss + num_processes * parts * factor * self.kappa * l1
+            loss = loss + num_processes * parts * factor * self.kappa * l1
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -138,11 +158,12 @@ class ProSparseTrainer(CheckpointingTrainer):
         self._totals.close_step()
         step, tokens = self.state.global_step, self._totals.num_tokens
         totals = self.accelerator.reduce(self._totals.values, "sum").tolist()
-        lm_loss, l1, regularization = (total / self._totals.num_steps for total in totals[:3])
+        means = [total / self._totals.num_steps for total in totals[:NUM_LOSSES]]
+        lm_loss, l1, regularization, distance = means
         self._tokens_logged += tokens
         layer_sparsity = [
             1 - active / (tokens * ffn.d_ff)
-            for active, ffn in zip(totals[3:], self.ffns, strict=True)
+            for active, ffn in zip(totals[NUM_LOSSES:], self.ffns, strict=True)
         ]
         seconds = self.clock.seconds()
         line: dict[str, Any] = {
@@ -163,6 +184,8 @@ class ProSparseTrainer(CheckpointingTrainer):
         if self.controller is not None:
             line["target_sparsity"] = self.controller.target
             line["estimated_sparsity"] = self.controller.estimate
+        if self.distiller is not None:
+            line["distillation"] = distance
         self._totals.reset(seconds)
         if self.is_world_process_zero():
             with self.log_path.open("a", encoding="utf-8") as file:
@@ -180,7 +203,7 @@ class ProSparseTrainer(CheckpointingTrainer):
 
     def step_sparsity(self) -> float:
         """Return the mean over layers of the sparsity of the last step's batch, of all processes."""
-        active_L = self.accelerator.reduce(self._totals.step_values[3:], "sum").tolist()
+        active_L = self.accelerator.reduce(self._totals.step_values[NUM_LOSSES:], "sum").tolist()
         sizes = [self._tokens_in_step * ffn.d_ff for ffn in self.ffns]
         shares = [1 - active / size for active, size in zip(active_L, sizes, strict=True)]
         return sum(shares) / len(shares)
