@@ -107,7 +107,7 @@ def keys_of(cls: type, path: str = "") -> dict[str, dataclasses.Field]:
     for field in dataclasses.fields(cls):
         hint, place = hints[field.name], path + field.name
         if isinstance(hint, types.UnionType):
-            (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+            hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
         if typing.get_origin(hint) is dict:
             hint, place = typing.get_args(hint)[1], f"{place}.<name>"
         elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(hint.__args__[0]):

@@ -67,6 +67,7 @@ class Finished:
         for mine, theirs in zip(self.log, other.log, strict=True):
             for key, tolerance in slack.items():
                 assert mine.pop(key) == pytest.approx(theirs.pop(key), rel=tolerance, abs=3e-4), key
+            assert mine.pop("layer_coefficient", None) == theirs.pop("layer_coefficient", None)
             assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-9)
         for name, weight in self.weights.items():  # training moves each by more than one percent
             expected = other.weights[name]

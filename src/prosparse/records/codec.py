@@ -78,8 +78,11 @@ def _decode_value(hint: Any, value: Any, source: str, path: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        (hint,) = (arg for arg in args if arg is not type(None))
-        return _decode_value(hint, value, source, path)
+        kinds = [arg for arg in args if arg is not type(None)]
+        if len(kinds) > 1:  # a word of a Literal, or something else
+            is_word = isinstance(value, str)
+            kinds = [kind for kind in kinds if (get_origin(kind) is typing.Literal) == is_word]
+        return _decode_value(kinds[0], value, source, path)
     if origin is typing.Literal:
         if value not in args:
             choices = ", ".join(str(arg) for arg in args)

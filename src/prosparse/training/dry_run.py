@@ -21,7 +21,7 @@ from prosparse.model.shapes import SHAPES, llama_config
 from prosparse.training.adapters import add_adapters
 from prosparse.training.recipe import Recipe
 from prosparse.training.recipe_file import load_recipe
-from prosparse.training.regularizer import kappa
+from prosparse.training.regularizer import kappa, layer_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,6 +133,7 @@ def dry_run(
     scale = kappa(
         plan.regularization.normalization, found[0].d_ff, plan.regularization.reference_tokens
     )
+    layer_weights(plan.regularization.layer_weights, len(found))  # as many as there are layers
     tokens_per_step = plan.tokens_per_step(num_devices)
     schedule = plan.regularization.schedule()
     stages = tuple(

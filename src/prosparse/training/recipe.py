@@ -24,7 +24,7 @@ from prosparse.records.sparsity import Activation
 from prosparse.training.adapters import LoraPlan
 from prosparse.training.controller import SparsityController
 from prosparse.training.distillation import DistillationPlan
-from prosparse.training.regularizer import Normalization, kappa
+from prosparse.training.regularizer import Normalization, Profile, kappa, layer_weights
 from prosparse.training.schedule import Schedule, Stage
 from prosparse.training.training_plan import TrainingPlan
 
@@ -83,6 +83,8 @@ class RegularizationPlan:
     """See `prosparse.training.regularizer.kappa`."""
     reference_tokens: int | None = None
     """With `summed`: tokens of the micro-batch that the lambdas were tuned with."""
+    layer_weights: Profile | tuple[float, ...] | None = None
+    """Of the layers in the penalty; see `prosparse.training.regularizer.layer_weights`."""
     target_sparsity: float | None = None
     """Held-out sparsity that the last stage steers to, with a lambda of at most its factor."""
 
@@ -91,6 +93,8 @@ class RegularizationPlan:
         if self.target_sparsity is not None:
             self._check_target(self.target_sparsity)
         kappa(self.normalization, 1, self.reference_tokens)  # checks that the two go together
+        if isinstance(self.layer_weights, tuple):
+            layer_weights(self.layer_weights, len(self.layer_weights))
 
     def schedule(self) -> Schedule:
         """Return the checked schedule."""

@@ -28,6 +28,9 @@ from prosparse.model.tap import tap
 from prosparse.training.fused_ffn import fused, is_fusible
 
 Normalization = Literal["mean", "summed"]
+Profile = Literal["rising", "falling"]
+RANGE = (0.5, 1.5)
+"""Weights of a profile's two ends."""
 
 
 def kappa(normalization: Normalization, d_ff: int, reference_tokens: int | None) -> float:
@@ -54,6 +57,39 @@ def kappa(normalization: Normalization, d_ff: int, reference_tokens: int | None)
             f"(a whole number > 0); found {reference_tokens}."
         )
     return 1e-8 * reference_tokens
+
+
+def layer_weights(
+    wanted: Profile | Sequence[float] | None, num_layers: int
+) -> tuple[float, ...] | None:
+    """Return what each layer's L1 norm is multiplied by: with a mean of 1, so lambda keeps its meaning.
+
+    Not in the paper, where all layers weigh the same.
+
+    Args:
+        wanted: `rising` goes in a straight line from half in the lowest layer to one and a half in the
+            highest; `falling` the other way; or a number >= 0 for each layer, lowest first. None
+            weighs none, and returns None.
+        num_layers: L.
+
+    Raises:
+        UserError: A list of another length, with a negative number, or of zeros alone.
+    """
+    if wanted is None:
+        return None
+    if isinstance(wanted, str):
+        low, high = RANGE if wanted == "rising" else RANGE[::-1]
+        steps = max(1, num_layers - 1)
+        wanted = [low + (high - low) * layer / steps for layer in range(num_layers)]
+    if len(wanted) != num_layers:
+        raise UserError(
+            f"layer_weights has {len(wanted)} numbers, but the model has {num_layers} layers."
+        )
+    if not (all(0 <= weight < float("inf") for weight in wanted) and sum(wanted) > 0):
+        raise UserError(
+            f"layer_weights must be numbers >= 0, not all of them 0; found {list(wanted)}."
+        )
+    return tuple(weight * num_layers / sum(wanted) for weight in wanted)
 
 
 @dataclass(slots=True)
@@ -109,11 +145,19 @@ class SparsityPenalty:
     Args:
         ffns: Those of the model.
         device: Where the model will be trained.
+        weights: Of each layer, from `layer_weights`.
     """
 
-    def __init__(self, ffns: Sequence[FFN], device: torch.device) -> None:
+    def __init__(
+        self,
+        ffns: Sequence[FFN],
+        device: torch.device,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         self._ffns = ffns
         self._device = device
+        self.weights = weights
+        self._weights_L = None if weights is None else torch.tensor(weights, device=device)
         self._mask_T: Tensor | None = None
         self.is_collecting = False
         self._collected = [Collected(self) for _ in ffns]
@@ -152,6 +196,13 @@ class SparsityPenalty:
         """Return what the last `collect` block saw."""
         l1_L, active_L = zip(*(layer.take() for layer in self._collected), strict=True)
         return Intermediates(list(l1_L), torch.stack(active_L))
+
+    def total(self, seen: Intermediates) -> Tensor:
+        """Return the sum over layers of ||x_1||_1, each with its layer's weight."""
+        l1_L = torch.stack(seen.l1_L)
+        if self._weights_L is not None:
+            l1_L = l1_L * self._weights_L
+        return l1_L.sum()
 
     def _observe(self, layer: int, x1: Tensor) -> None:
         if not torch.is_grad_enabled():

@@ -205,6 +205,7 @@ def _trainer(
         log_path=workspace.log,
         controller=controller,
         distiller=teaching,
+        weights=plan.layer_weights,
         tokens_before=tokens_before,
         seconds_before=seconds_before,
         sharded=ShardedCheckpoints() if recipe.training.sharding == "full" else None,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from prosparse.model.ffn import FFN, ffns
 from prosparse.training.checkpointing import CheckpointingTrainer
 from prosparse.training.controller import SparsityController
 from prosparse.training.distillation import Distiller, count_learned
-from prosparse.training.regularizer import SparsityPenalty
+from prosparse.training.regularizer import Profile, SparsityPenalty, layer_weights
 from prosparse.training.schedule import Schedule
 from prosparse.training.sharding import compiled_by_layer, keep_exact
 from prosparse.training.totals import NUM_LOSSES, Clock, Totals
@@ -36,6 +37,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         distiller: Tells the distance to a teacher, where the recipe has one.
         kappa: c = lambda * kappa, see `prosparse.training.regularizer`.
         log_path: JSONL file that gets one line for each logged step.
+        weights: Of the layers in the penalty, see `layer_weights`.
         tokens_before: Tokens already seen by the parts of the run before a resume.
         seconds_before: Time already spent by them.
         **kwargs: As for `CheckpointingTrainer`.
@@ -49,6 +51,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         log_path: Path,
         controller: SparsityController | None = None,
         distiller: Distiller | None = None,
+        weights: Profile | Sequence[float] | None = None,
         tokens_before: int = 0,
         seconds_before: float = 0.0,
         **kwargs: Any,
@@ -67,7 +70,9 @@ class ProSparseTrainer(CheckpointingTrainer):
         if self.is_fsdp_enabled:
             keep_exact(self.accelerator)
         self.ffns = ffns(cast("PreTrainedModel", self.model))
-        self.penalty = SparsityPenalty(self.ffns, self.args.device)
+        self.penalty = SparsityPenalty(
+            self.ffns, self.args.device, layer_weights(weights, len(self.ffns))
+        )
         self._tokens_in_step = 0
         self._learned_in_step = 0
         self._tokens_logged = tokens_before
@@ -128,7 +133,7 @@ class ProSparseTrainer(CheckpointingTrainer):
         parts = 1 if is_share_of_step else self.current_gradient_accumulation_steps
         num_processes = self.accelerator.num_processes
 
-        l1 = torch.stack(seen.l1_L).sum() / self._tokens_in_step
+        l1 = self.penalty.total(seen) / self._tokens_in_step
         factor = self.factor(self.state.global_step + 1)
         distance, loss = None, lm_loss
         if self.distiller is not None:  # after `collect`: the teacher's passes count nowhere
@@ -184,6 +189,8 @@ class ProSparseTrainer(CheckpointingTrainer):
         if self.controller is not None:
             line["target_sparsity"] = self.controller.target
             line["estimated_sparsity"] = self.controller.estimate
+        if self.penalty.weights is not None:
+            line["layer_coefficient"] = [line["coefficient"] * w for w in self.penalty.weights]
         if self.distiller is not None:
             line["distillation"] = distance
         self._totals.reset(seconds)
