@@ -44,10 +44,11 @@ def test_a_norm_that_is_whole_stays(accelerator):
     assert whole(norm) is norm
 
 
-def test_adapters_are_not_sharded(plain_data):
+@pytest.mark.parametrize(("section", "plan"), [("lora", {"rank": 2}), ("distillation", {})])
+def test_adapters_and_teachers_are_not_sharded(plain_data, section, plan):
     plain_data["training"]["sharding"] = "full"
-    plain_data["lora"] = {"rank": 2}
-    with pytest.raises(UserError, match="'lora' section do not go together yet"):
+    plain_data[section] = plan
+    with pytest.raises(UserError, match=f"'{section}' section do not go together yet"):
         decode(Recipe, plain_data, "recipe.yaml")
 
 

@@ -212,6 +212,11 @@ class Recipe:
                 "'sharding: full' and a 'lora' section do not go together yet: set "
                 "training.sharding=none, which shares adapters' training out by DDP."
             )
+        if self.distillation is not None and self.training.sharding == "full":
+            raise UserError(
+                "'sharding: full' and a 'distillation' section do not go together yet: set "
+                "training.sharding=none."
+            )
         is_steered = self.regularization.target_sparsity is not None
         if is_steered and (self.measure is None or self.measure.every is None):
             raise UserError(
