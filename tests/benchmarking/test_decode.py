@@ -97,6 +97,7 @@ def test_random_weights_from_shape_to_record(tiny_shape, tmp_path):
 
 def test_a_checkpoint_with_its_own_threshold_and_a_prompt(relu_checkpoint, texts):
     record = bench_decode(relu_checkpoint, prompt="def", **OPTIONS)
+    assert record.model == relu_checkpoint.name  # not where it lay
     assert not record.is_random
     assert record.asked_sparsity is None
     assert (record.prompt_tokens, record.new_tokens) == (3, 6)

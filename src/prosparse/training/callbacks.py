@@ -142,8 +142,9 @@ class Progress(TrainerCallback):
 class StopOnInterrupt(TrainerCallback):
     """On the first Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop; the second kills.
 
-    SIGTERM is what schedulers send before they take a machine away. Programs like timeout(1) send one interrupt twice, to the process and to its group; what comes
-    within a second of the first is therefore the first.
+    SIGTERM is what schedulers send before they take a machine away. Programs like timeout(1) send one
+    interrupt twice, to the process and to its group; what comes within a second of the first is
+    therefore the first.
     """
 
     def __init__(self) -> None:

@@ -7,9 +7,10 @@ The paper leaves its normalization open, and that decides what a lambda means. H
     lambda * kappa * mean over tokens of (sum over layers of ||x_1||_1),
 
 the mean being over every real token of the optimizer step: all micro-batches, all processes,
-without padding. Tokens of a prompt count as well, whether or not they are learned: Equation 2 is of
-an FFN's input, and a prompt runs through the same FFNs. So lambda means the same at any batch size, accumulation or world size. The
-normalization-free coefficient c = lambda * kappa is what logs and records state beside lambda.
+without padding. Tokens of a prompt count as well, whether or not they are learned: Equation 2 knows
+no targets, and a prompt runs through the same FFNs. So lambda means the same at any batch size,
+accumulation or world size. The normalization-free coefficient c = lambda * kappa is what logs and
+records state beside lambda.
 """
 
 from __future__ import annotations
