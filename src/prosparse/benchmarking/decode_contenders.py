@@ -17,6 +17,7 @@ import torch
 from prosparse.benchmarking.decode_model import Traffic
 from prosparse.benchmarking.decode_runs import Decode, loop_decode, stock_decode
 from prosparse.benchmarking.tinygemm import dense_int4_ffns
+from prosparse.runtime import few_tokens
 from prosparse.runtime.accelerate import accelerate
 from prosparse.runtime.decode import Decoder
 
@@ -70,6 +71,12 @@ def decode_contenders(
             "dense, our loop, compiled", own_loop(True), _dense_mb,
             True, is_compiled=True, is_own_loop=True,
         ),
+        # What of a sparse decode's gain is its way of reading dense projections, not sparsity.
+        DecodeContender("dense by our rows, our loop", _dense_rows(False), _dense_mb, True),
+        DecodeContender(
+            "dense by our rows, our loop, compiled", _dense_rows(True), _dense_mb,
+            True, is_compiled=True,
+        ),
         DecodeContender("sparse, our loop", _sparse(False), Traffic.sparse, is_own_loop=not compiled),
         DecodeContender("screened, our loop", _sparse(False, True), Traffic.screened),
         DecodeContender(
@@ -80,6 +87,8 @@ def decode_contenders(
             "screened, our loop, compiled", _sparse(True, True), Traffic.screened, is_compiled=True
         ),
     ]  # fmt: skip
+    if device.type != "cuda":
+        found = [c for c in found if "rows" not in c.name]
     if weight_bits is not None:
         # A dense product of dequantized weights is what prompts use, and no baseline for decoding.
         found = [c for c in found if not c.is_dense and "screened" not in c.name]
@@ -130,6 +139,18 @@ def _sparse(compiled: bool, screened: bool = False) -> Setup:
             own_loop(compiled)(model, max_length) as decode,
         ):
             yield decode
+
+    return setup
+
+
+def _dense_rows(compiled: bool) -> Setup:
+    @contextlib.contextmanager
+    def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
+        with contextlib.ExitStack() as undo:
+            for projection in few_tokens.plain_linears(model.modules()):
+                few_tokens.swap_in(projection, max_tokens=1)
+                undo.callback(few_tokens.swap_out, projection)
+            yield undo.enter_context(own_loop(compiled)(model, max_length))
 
     return setup
 

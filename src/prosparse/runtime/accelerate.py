@@ -12,6 +12,7 @@ from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
 from prosparse.model.quantized import QuantizedLinear
+from prosparse.runtime import few_tokens
 from prosparse.runtime.eligible import eligible_ffns, projections
 from prosparse.runtime.neuron_major import (
     is_neuron_major,
@@ -97,6 +98,15 @@ class Accelerated:
                     self._undo.callback(make_row_major, projection)
             if self.is_screened:
                 build_screen(ffn)
+        if "cuda" in self.backends.values():
+            self._read_rows_of_dense_projections()
+
+    def _read_rows_of_dense_projections(self) -> None:
+        inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
+        for projection in few_tokens.plain_linears(self.model.modules()):
+            if id(projection) not in inside and choose_backend(projection.weight.device) == "cuda":
+                few_tokens.swap_in(projection, self.max_tokens)
+                self._undo.callback(few_tokens.swap_out, projection)
 
 
 def accelerate(
@@ -110,7 +120,9 @@ def accelerate(
 
     A pass over at most `max_tokens` tokens (batch times sequence: the decode step) reads only the
     weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
-    gradients and hooks on a part of an FFN go through the model's own forward. Each weight is held
+    gradients and hooks on a part of an FFN go through the model's own forward. With CUDA kernels the
+    dense projections, of attention and the head, take the same way through
+    `prosparse.kernels.linear`: they are most of what a sparse model still reads. Each weight is held
     once: down projections are laid out by neurons and keep their shape, so the model still saves
     as a stock checkpoint. Compiled code made before is compiled again.
 

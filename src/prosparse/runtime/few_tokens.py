@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dense projections of a model, attention's and the head, with a second way for a few tokens.
+
+With its FFNs sparse, a decode step spends most of its time in them. cuBLAS and what torch.compile
+makes of them read their weights at two thirds to nine tenths of the memory's speed, depending on what
+autotuning found; `prosparse.kernels.linear` reads them as it reads the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from prosparse.kernels.linear import linear
+from prosparse.runtime.eligible import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WAY = "_few_tokens"
+
+
+@dataclass(slots=True)
+class FewTokens:
+    """The second way through one projection."""
+
+    max_tokens: int
+    known_weight: tuple[int, int] | None = None
+    """Address and version at the last call: a weight written since may still be on its way."""
+
+    def takes(self, x: Tensor, projection: nn.Linear) -> bool:
+        """Whether an input [..., tokens, D] goes this way: few tokens, no gradient, no autocast."""
+        weight = projection.weight
+        if not 0 < x.numel() <= self.max_tokens * projection.in_features:
+            return False
+        if torch.is_autocast_enabled(x.device.type) or x.dtype != weight.dtype:
+            return False
+        return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+
+    def is_ready(self, weight: Tensor) -> bool:
+        """Whether nothing has written the weight since the last call; true in compiled code."""
+        if torch.compiler.is_compiling():
+            return True
+        known, self.known_weight = self.known_weight, (weight.data_ptr(), weight._version)
+        return known == self.known_weight
+
+
+class FewTokenLinear(nn.Linear):
+    """A Linear with a second way; `swap_in` makes one of what is there already."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the projection of [..., D]; by `prosparse.kernels.linear` where tokens are few."""
+        way = cast("FewTokens", getattr(self, WAY))
+        if not way.takes(input, self):
+            return super().forward(input)
+        x_TD = input.reshape(-1, self.in_features)
+        y_TF = linear(x_TD, self.weight, self.bias, weights_ready=way.is_ready(self.weight))
+        return y_TF.view(*input.shape[:-1], self.out_features)
+
+
+def plain_linears(modules: Iterable[nn.Module]) -> list[nn.Linear]:
+    """Return the modules that are Linear layers and nothing else, with weights the kernels read."""
+    return [
+        module
+        for module in modules
+        if type(module) is nn.Linear
+        and module.weight.dtype in DTYPES
+        and module.weight.is_contiguous()
+    ]
+
+
+def swap_in(projection: nn.Linear, max_tokens: int) -> None:
+    """Give a projection its second way; it stays where it is, and what it is called."""
+    projection.__class__ = FewTokenLinear
+    setattr(projection, WAY, FewTokens(max_tokens))
+
+
+def swap_out(projection: nn.Module) -> None:
+    """Make a projection what it was before `swap_in`."""
+    projection.__class__ = nn.Linear
+    delattr(projection, WAY)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dense projection of a few tokens: against float64, on every backend that runs."""
+
+import pytest
+import torch
+
+from prosparse.kernels.backend import use_backend, why_not
+from prosparse.kernels.linear import linear
+from tests.kernels.cases import DTYPES
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+BACKENDS = ["reference", pytest.param("triton", marks=GPU), pytest.param("cuda", marks=GPU)]
+SHAPES = ((64, 96), (67, 75), (576, 192), (4096, 1024))  # [D, F]
+EPSILON = {torch.float32: 2**-22, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+def problem(T, D, F, dtype, device):
+    generator = torch.Generator().manual_seed(T + D)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype).to(device)
+        for shape in ((T, D), (F, D), (F,))
+    )
+    return x, weight, bias
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("T", [1, 2, 4, 5, 16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_the_product_to_one_rounding(backend, shape, T, dtype):
+    device = torch.device("cpu" if backend == "reference" else "cuda")
+    x, weight, bias = problem(T, *shape, dtype, device)
+    exact = x.double() @ weight.double().T + bias.double()
+    size = x.double().abs() @ weight.double().abs().T + bias.double().abs()
+    with use_backend(backend):
+        found = linear(x, weight, bias)
+    assert found.dtype == dtype
+    # One rounding of the output, and float32's of the sum.
+    allowed = EPSILON[dtype] * exact.abs() + 2**-20 * size
+    assert ((found.double() - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_negative_outputs_nan_and_infinities_pass(backend):
+    device = torch.device("cpu" if backend == "reference" else "cuda")
+    x = torch.ones(1, 64, device=device)
+    weight = torch.zeros(4, 64, device=device)
+    weight[:, 0] = torch.tensor([-2.0, torch.nan, torch.inf, -torch.inf])
+    with use_backend(backend):
+        found = linear(x, weight)
+    expected = torch.tensor([[-2.0, torch.nan, torch.inf, -torch.inf]])
+    assert torch.equal(found.cpu().nan_to_num(nan=7.0), expected.nan_to_num(nan=7.0))
+
+
+@GPU
+@pytest.mark.parametrize("T", [1, 3, 16])
+def test_weights_ready_changes_no_bit(T):
+    x, weight, bias = problem(T, 4096, 1024, torch.bfloat16, "cuda")
+    assert why_not("cuda", x.device) is None
+    expected = linear(x, weight, bias)
+    torch.cuda.synchronize()
+    for _ in range(20):
+        y = linear(x.clone(), weight, bias, weights_ready=True)
+        assert torch.equal(y, expected)
+
+
+def test_opcheck():
+    x, weight, bias = problem(2, 64, 96, torch.float32, "cpu")
+    torch.library.opcheck(torch.ops.prosparse.linear.default, (x, weight, bias, False))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"weight": torch.zeros(96, 63)}, "the matrix must be"),
+        ({"bias": torch.zeros(95)}, "gate_bias must be"),
+        ({"x": torch.zeros(17, 64)}, "1 to 16 tokens"),
+    ],
+    ids=["width", "bias", "tokens"],
+)
+def test_what_does_not_go_together_is_refused(change, complaint):
+    x, weight, bias = problem(2, 64, 96, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=complaint):
+        linear(**({"x": x, "weight": weight, "bias": bias} | change))
