@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from prosparse.errors import UserError
 from prosparse.records.files import read_log, read_record
+from prosparse.records.lock import alone
 
 LOG_KEYS = {
     *("step", "tokens", "loss", "regularization", "l1", "factor", "coefficient", "sparsity"),
@@ -241,3 +242,23 @@ def test_overwrite_replaces_a_finished_run(run, plain_data, done):
     run(plain_data, overwrite=True)
     assert "seed: 5" in (done.folder / "recipe.yaml").read_text()
     assert [path.name for path in done.folder.parent.iterdir()] == ["run"]
+
+
+def test_a_run_that_another_process_works_on_is_refused(run, recipe_data):
+    with (
+        alone(Path(recipe_data["out"]), wait=False),
+        pytest.raises(UserError, match="Another process is working on"),
+    ):
+        run(recipe_data)
+
+
+def test_runs_share_tokenized_text(run, recipe_data, tmp_path):
+    recipe_data["data"]["token_store"] = str(tmp_path / "tokens")
+    first = run(recipe_data)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("tokens.bin")}
+    assert written
+    second = run({**recipe_data, "out": f"{recipe_data['out']}-2"})
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert [m.sparsity for m in second.record.milestones] == [
+        m.sparsity for m in first.record.milestones
+    ]

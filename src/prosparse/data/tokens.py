@@ -27,6 +27,7 @@ from prosparse.data.documents import Document, documents
 from prosparse.data.sources import Source, local_files
 from prosparse.errors import UserError
 from prosparse.records.files import whole_folder
+from prosparse.records.lock import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -114,10 +115,25 @@ def tokenize(
             token store, or the tokenizer has no separator.
     """
     fingerprint = _fingerprint(source, name, tokenizer, max_tokens, answers)
-    if _is_store(folder):
-        store = TokenStore(folder)
-        if store.meta["fingerprint"] == fingerprint:
-            return store
+    with alone(folder, wait=True):  # runs that share it: one writes, the others find it
+        if _is_store(folder):
+            store = TokenStore(folder)
+            if store.meta["fingerprint"] == fingerprint:
+                return store
+        _write_store(source, name, tokenizer, folder, max_tokens, progress, answers, fingerprint)
+    return TokenStore(folder)
+
+
+def _write_store(
+    source: Source,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    max_tokens: int | None,
+    progress: bool,
+    answers: bool,
+    fingerprint: dict[str, Any],
+) -> None:
     dtype = np.dtype(f"<u{bytes_per_token(len(tokenizer))}")
     meta = {"dtype": dtype.str, "fingerprint": fingerprint}
     bar = tqdm(
@@ -136,7 +152,6 @@ def tokenize(
             encoded = ((tokens, None) for tokens in encode_documents(texts, tokenizer))
             _write_tokens(unfinished, encoded, dtype, max_tokens, bar)
         (unfinished / META_NAME).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    return TokenStore(folder)
 
 
 def bytes_per_token(vocabulary: int) -> int:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, cast
 
 from prosparse.errors import UserError
 from prosparse.model.device import choose_device, provenance
-from prosparse.records.files import LOG_NAME, read_record, write_record, write_whole
+from prosparse.records.files import (
+    LOG_NAME,
+    read_record,
+    refuse_existing,
+    write_record,
+    write_whole,
+)
+from prosparse.records.lock import alone
 from prosparse.records.run import Milestone, Sample, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation
 from prosparse.reporting.page import report
@@ -87,7 +94,30 @@ def sparsify(
     # What can be known now should not be found out after hours, nor leave a folder behind.
     choose_device(device)
     recipe.check_inputs(trust_remote_code=trust_remote_code)
-    workspace = Workspace(Path(recipe.out), overwrite=overwrite, resume=resume)
+    refuse_existing(Path(recipe.out), overwrite)
+    with alone(Path(recipe.out), wait=False):
+        return _sparsify(
+            recipe,
+            Workspace(Path(recipe.out), overwrite=overwrite, resume=resume),
+            device,
+            trust_remote_code,
+            on_milestone,
+            on_candidate,
+            on_text,
+            progress,
+        )
+
+
+def _sparsify(
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str,
+    trust_remote_code: bool,
+    on_milestone: OnMilestone | None,
+    on_candidate: OnCandidate | None,
+    on_text: OnText | None,
+    progress: bool,
+) -> SparsifyRecord:
     workspace.pin_recipe(recipe)
     stopwatch = Stopwatch(workspace.folder / "elapsed.txt")
 

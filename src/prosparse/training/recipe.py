@@ -62,6 +62,9 @@ class DataPlan:
     loss: Literal["all", "answers"] = "all"
     """`all`: every token of running text is learned. `answers`: those of answers alone, from whole
     documents that do not see one another (fine-tuning)."""
+    token_store: str | None = None
+    """Folder that keeps the tokenized text for other runs on the same data. None: the run's own, which
+    is removed at its end."""
 
     def __post_init__(self) -> None:
         mute = [name for name, c in self.components.items() if not c.tells_answers]

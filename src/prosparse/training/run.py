@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ from prosparse.measurement.run import read_windows
 from prosparse.model.checkpoint import load_tokenizer, save
 from prosparse.model.device import choose_device, forward_precision
 from prosparse.model.ffn import ffns
-from prosparse.records.files import write_record
+from prosparse.records.files import refuse_existing, write_record
+from prosparse.records.lock import alone
 from prosparse.records.run import TrainRecord
 from prosparse.training.adapters import check_peft
 from prosparse.training.arguments import training_arguments
@@ -93,10 +95,28 @@ def train(
     check_trackers(recipe.training.report_to)
     if recipe.lora is not None:
         check_peft()
+    processes = PartialState(cpu=choose_device(device).type == "cpu")
+    out = Path(recipe.out)
+    refuse_existing(out, overwrite)
+    with alone(out, wait=False) if processes.is_main_process else nullcontext():
+        return _train(
+            recipe, processes, resume, overwrite, device, trust_remote_code, on_milestone, progress
+        )
+
+
+def _train(
+    recipe: Recipe,
+    processes: PartialState,
+    resume: bool,
+    overwrite: bool,
+    device: str,
+    trust_remote_code: bool,
+    on_milestone: OnMilestone | None,
+    progress: bool,
+) -> TrainRecord:
     where = choose_device(device)
     precision = forward_precision(recipe.training.precision, where)
     set_seed(recipe.training.seed)
-    processes = PartialState(cpu=where.type == "cpu")
     is_main, progress = processes.is_main_process, progress and processes.is_main_process
     tokens_per_step = recipe.tokens_per_step(processes.num_processes)
 
@@ -166,7 +186,7 @@ def _training_data(
         tokenizer,
         recipe.data.context_length,
         recipe.regularization.schedule().num_steps * tokens_per_step // recipe.data.context_length,
-        workspace.tokens,
+        Path(recipe.data.token_store or workspace.tokens),
         recipe.training.seed,
         progress,
         answers_only=recipe.data.loss == "answers",
