@@ -106,7 +106,7 @@ def decode_contenders(
     return [contender for contender in found if compiled or not contender.is_compiled]
 
 
-def own_loop(compiled: bool) -> Setup:
+def own_loop(compiled: bool, keeps_shared_inputs: bool | None = None) -> Setup:
     """Return the setup of our decode loop: static cache, one captured graph for a step."""
 
     @contextlib.contextmanager
@@ -117,6 +117,7 @@ def own_loop(compiled: bool) -> Setup:
                 max_length=max_length,
                 compile=COMPILE_MODE if compiled else None,
                 graph=model.device.type == "cuda",
+                keeps_shared_inputs=keeps_shared_inputs,
             )
         )
 

@@ -144,7 +144,8 @@ class DecodeRunner:
         try:
             with (
                 bare(self._model, keep_attention=keep_attention),
-                own_loop(compiled)(self._model, length) as decode,
+                # As in a sparse decode, or attention may seem three times what it is.
+                own_loop(compiled, keeps_shared_inputs=True)(self._model, length) as decode,
             ):
                 decode(self._prompt, self._num_tokens)
                 return _pooled([decode(self._prompt, self._num_tokens)]).median

@@ -63,6 +63,7 @@ class Decoder:
         compile: Mode of `torch.compile` for the model's part of the step, such as `default` or
             `max-autotune-no-cudagraphs`; None runs it as it is.
         graph: Capture the step in a CUDA graph and replay it.
+        keeps_shared_inputs: See `compile_step`; None: where the FFNs are sparse.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with this much probability, in (0, 1].
 
@@ -77,6 +78,7 @@ class Decoder:
         max_length: int,
         compile: str | None = None,
         graph: bool = False,
+        keeps_shared_inputs: bool | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
     ) -> None:
@@ -93,9 +95,8 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
         if compile is not None:
-            self._next = compile_step(
-                self._next, compile, model.device, keeps_shared_inputs=is_accelerated(model)
-            )
+            keeps = is_accelerated(model) if keeps_shared_inputs is None else keeps_shared_inputs
+            self._next = compile_step(self._next, compile, model.device, keeps)
         self._ids = torch.empty(0, 0)
         self._weights: list[int] = []
         self._start: list[Tensor] = []
