@@ -44,6 +44,9 @@ def test_every_source_compiles(shape, capability):
         programs.sparse_down(shape, "Dense", True, False, False),
         programs.sparse_down(shape, "Dense", False, True, True),
     ]
+    if shape.tokens <= 4:
+        found.append(programs.linear(shape, (shape.d_ff,)))
+        found.append(programs.linear(shape, (1, 2, shape.d_ff - 3), follows=True))
     if shape.has_tiles:
         found += [
             programs.gate_up_tiles(shape, "Dense", "Dense", True, False),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prosparse.kernels.backend import use_backend, why_not
-from prosparse.kernels.linear import linear
+from prosparse.kernels.linear import linear, linears
 from tests.kernels.cases import DTYPES
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -64,9 +64,25 @@ def test_weights_ready_changes_no_bit(T):
         assert torch.equal(y, expected)
 
 
+@pytest.mark.parametrize("T", [1, 3, 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_together_they_are_what_each_is_alone(backend, count, T):
+    device = torch.device("cpu" if backend == "reference" else "cuda")
+    x = problem(T, 96, 8, torch.bfloat16, device)[0]
+    each = [problem(T, 96, 40 + 17 * i, torch.bfloat16, device)[1:] for i in range(count)]
+    weights, biases = zip(*each, strict=True)
+    biases = [bias if i % 2 else None for i, bias in enumerate(biases)]
+    with use_backend(backend):
+        found = linears(x, weights, biases)
+        alone = [linear(x, *pair) for pair in zip(weights, biases, strict=True)]
+    assert all(torch.equal(y, z) for y, z in zip(found, alone, strict=True))
+
+
 def test_opcheck():
     x, weight, bias = problem(2, 64, 96, torch.float32, "cpu")
-    torch.library.opcheck(torch.ops.prosparse.linear.default, (x, weight, bias, False))
+    arguments = (x, [weight, weight[:5].contiguous()], [bias, None], False)
+    torch.library.opcheck(torch.ops.prosparse.linears.default, arguments)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dense projection of a few tokens, as PyTorch knows it: its time is that of reading its weights.
+"""Dense projections of a few tokens, as PyTorch knows them: their time is that of reading weights.
 
 Attention's projections and the head of a sparse model are dense, and at decode they are most of what
-is left to read. A warp takes each row, as it does the gate's. T tokens, D inputs, F outputs.
+is left to read. A warp takes each row, as it does the gate's; projections of one input share a launch.
+T tokens, D inputs, F outputs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +17,12 @@ from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import check_biases, check_tokens
 from prosparse.kernels.ffn_weights import FFNWeights
 
-__all__ = ["linear"]
+__all__ = ["MAX_TOGETHER", "linear", "linears"]
 
+MAX_TOGETHER = 3
+"""Projections of one launch: query, key and value."""
 ALL_PASS = float("-inf")
-"""A threshold that no output is below: the gate's kernel is then a plain projection."""
+"""A threshold that no output is below: steps (1) and (2) of an FFN are then a plain projection."""
 
 
 def linear(
@@ -38,20 +43,39 @@ def linear(
     Raises:
         ValueError: Shapes, dtypes or devices do not go together.
     """
-    return _linear(x, weight, bias, weights_ready)
+    return linears(x, [weight], [bias], weights_ready)[0]
 
 
-@torch.library.custom_op("prosparse::linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, weights_ready: bool) -> Tensor:
-    check_tokens(x, weight, None)
-    weights = FFNWeights(weight, None, weight, gate_bias=bias, threshold=ALL_PASS)
-    check_biases(weights, x)
-    run = implementation(x.device).gate_up
-    if choose_backend(x.device) != "cuda":
-        return run(x.contiguous(), weights)
-    return run(x.contiguous(), weights, weights_ready)
+def linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    weights_ready: bool = False,
+) -> list[Tensor]:
+    """Return `linear` of one input for each of several weights, up to three in one launch."""
+    return _linears(x, weights, biases, weights_ready)
 
 
-@_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, weights_ready: bool) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+@torch.library.custom_op("prosparse::linears", mutates_args=())
+def _linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    weights_ready: bool,
+) -> list[Tensor]:
+    projections = []
+    for weight, bias in zip(weights, biases, strict=True):
+        check_tokens(x, weight, None)
+        projections.append(FFNWeights(weight, None, weight, gate_bias=bias, threshold=ALL_PASS))
+        check_biases(projections[-1], x)
+    backend, x = implementation(x.device), x.contiguous()
+    if choose_backend(x.device) == "cuda":
+        return backend.linears(x, projections, weights_ready)
+    return [backend.gate_up(x, projection) for projection in projections]
+
+
+@_linears.register_fake
+def _(
+    x: Tensor, weights: Sequence[Tensor], _biases: Sequence[Tensor | None], _weights_ready: bool
+) -> list[Tensor]:
+    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]

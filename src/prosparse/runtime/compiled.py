@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from prosparse.runtime.together import LaunchTogether
+
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
@@ -26,6 +28,7 @@ def compile_step(
             LLaMA2-7B decode, while a dense decode was the slower for keeping it.
     """
     options: dict[str, Any] = dict(torch._inductor.list_mode_options(mode))
+    options["post_grad_custom_pre_pass"] = LaunchTogether()
     if keeps_shared_inputs:
         options["realize_reads_threshold"] = 1
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):

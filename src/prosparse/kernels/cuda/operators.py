@@ -7,6 +7,8 @@ and `sparse_down` starts while it is still running and waits for it on the devic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +17,7 @@ from prosparse.kernels.cuda import programs
 from prosparse.kernels.cuda.launcher import architecture, launch
 from prosparse.kernels.cuda.programs import Shape, weight_format
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.linear import MAX_TOGETHER
 from prosparse.kernels.screen import Screen, certain_below
 
 # Where there are no tiles (float32, odd widths), up to this many tokens have the gate's rows read by
@@ -129,9 +132,34 @@ def screened_ffn(
     return _sparse_down(x1, weights, residual, float32_output, follows=True)
 
 
+def linears(x: Tensor, weights: Sequence[FFNWeights], weights_ready: bool = False) -> list[Tensor]:
+    """Dense projections of one input; see `prosparse.kernels.linear.linears`."""
+    if len(x) > MAX_TOKENS_OF_GATE_UP:
+        return [gate_up(x, projection, weights_ready) for projection in weights]
+    x, outputs = _aligned(x), []
+    for first in range(0, len(weights), MAX_TOGETHER):
+        together = weights[first : first + MAX_TOGETHER]
+        outputs += _launch_together(x, together, weights_ready)
+    return outputs
+
+
 def rounded_to(value: float, dtype: torch.dtype) -> float:
     """Return a threshold as the activations' dtype has it."""
     return torch.tensor(value, dtype=dtype, device="cpu").item()
+
+
+def _launch_together(x: Tensor, weights: Sequence[FFNWeights], follows: bool) -> list[Tensor]:
+    rows = [len(projection.gate_proj) for projection in weights]
+    aligned = all(projection.gate_proj.data_ptr() % 16 == 0 for projection in weights)
+    capability = architecture(x.device.index or 0)
+    shape = Shape(len(x), x.shape[1], sum(rows), x.dtype, aligned, capability)
+    outputs = [torch.empty(len(x), count, dtype=x.dtype, device=x.device) for count in rows]
+    arguments: list[Tensor | None] = []
+    for projection, y in zip(weights, outputs, strict=True):
+        arguments += [projection.gate_proj, projection.gate_bias, y]
+    arguments += [None] * (3 * MAX_TOGETHER - len(arguments))
+    launch(programs.linear(shape, tuple(rows), follows), [x, *arguments])
+    return outputs
 
 
 def _sparse_up(gate_pre: Tensor, x: Tensor, weights: FFNWeights, follows: bool) -> Tensor:

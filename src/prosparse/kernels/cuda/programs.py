@@ -106,6 +106,28 @@ def gate_up(
     return Program("gate_up", constants, grid, warps * 32, follows=follows)
 
 
+@functools.cache
+def linear(shape: Shape, rows: tuple[int, ...], follows: bool = False) -> Program:
+    """Dense projections of one input, with so many rows each: a warp for each row."""
+    follows = follows and shape.overlaps
+    warps = 2
+    first, second = (*rows, 0)[:2]
+    simple = shape.tokens == 1 and shape.dtype != torch.float32
+    constants = _constants(
+        shape,
+        F0=first,
+        F1=second,
+        WARPS=warps,
+        BLOCKS=8 if shape.tokens == 1 else 4,
+        LOADS=_loads(shape, 20 if simple else 8),
+        FEW_REGISTERS=int(not simple),
+        FOLLOWS=int(follows),
+        FETCHES_FIRST=int(follows and shape.is_narrow),
+    )
+    grid = (_ceil(shape.d_ff, warps), 1, 1)
+    return Program("linear", constants, grid, warps * 32, follows=follows)
+
+
 def gate_wants_tiles(shape: Shape, quantized: bool) -> bool:
     """Whether `gate_up_tiles` is faster than `gate_up`."""
     least = LEAST_TOKENS_OF_TILES if quantized else LEAST_TOKENS_OF_GATE_TILES
