@@ -2,7 +2,7 @@
 """The speed tables of the README and of the pages are those of the records.
 
 A table stands under `<!-- ops: FOLDER SHAPE -->` (one token), `<!-- tokens: FOLDER SHAPE -->` (the whole
-FFN for several) or `<!-- decode: FOLDER MODEL -->`. To make one, print `TABLES[kind](FOLDER, SHAPE)`.
+FFN for several), `<!-- decode: FOLDER MODEL -->` or `<!-- train: FOLDER SHAPE -->`. To make one, print `TABLES[kind](FOLDER, SHAPE)`.
 """
 
 import re
@@ -14,10 +14,11 @@ from prosparse.records.files import read_record
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.speed_grids import DECODE_HEADER, decode_row, ops_row
 from prosparse.reporting.tables import markdown_table
+from prosparse.reporting.training_speed import train_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-MARKER = re.compile(r"<!-- (ops|tokens|decode): (\S+) (\S+) -->")
+MARKER = re.compile(r"<!-- (ops|tokens|decode|train): (\S+) (\S+) -->")
 STEPS = {"up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
 TOKENS_HEADER = (
     "mask",
@@ -73,7 +74,16 @@ def decode_table(folder: str, model: str) -> str:
     return markdown_table(Grid(header, cells))
 
 
-TABLES = {"ops": ops_table, "tokens": tokens_table, "decode": decode_table}
+def train_table(folder: str, shape: str) -> str:
+    """Return the Markdown of one FFN forward and backward."""
+    record = read_record(ROOT / folder)
+    assert record.model == shape
+    grid = train_grid(record, "ffn")
+    header, *cells = [tuple(row[i] for i in range(6)) for row in (grid.header, *grid.rows)]
+    return markdown_table(Grid(header, cells))
+
+
+TABLES = {"ops": ops_table, "tokens": tokens_table, "decode": decode_table, "train": train_table}
 
 
 def shown() -> list[tuple[Path, str, str, str]]:
