@@ -35,6 +35,8 @@ class Grid:
     """Index of the row that was chosen, if any."""
     num_text_columns: int = 1
     """Leading columns that hold words (set left); the others hold numbers (set right)."""
+    best: frozenset[tuple[int, int]] = frozenset()
+    """Cells (row, column) that hold the best of their column."""
 
 
 def milestone_header(data_names: Sequence[str]) -> Row:

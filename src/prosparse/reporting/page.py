@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained page, as HTML and as Markdown, from the records of a run folder.
-
-The page loads nothing: no script, font or image from anywhere. Model paths, data names and
-generated text are untrusted, so the HTML template escapes everything but our own SVG.
-"""
+"""The report on one run's folder, or on several side by side."""
 
 from __future__ import annotations
 
@@ -16,22 +12,21 @@ import prosparse.reporting.speed_sections
 import prosparse.reporting.speed_summary
 import prosparse.reporting.training_speed
 import prosparse.reporting.training_step  # noqa: F401 - these teach ours about other records
-from prosparse.errors import UserError
-from prosparse.records.files import LOG_NAME, Record, read_log, read_record, write_whole
+from prosparse.records.files import LOG_NAME, Record, read_log, read_record
 from prosparse.reporting.facts import reading_notes, run_facts
+from prosparse.reporting.rendering import Page
 from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import headline, tiles
-from prosparse.reporting.tables import markdown_table, markdown_text
-
-HTML_NAME = "report.html"
-MARKDOWN_NAME = "report.md"
 
 
 def report(folder: str | Path) -> Path:
-    """Write `report.html` and `report.md` into a run's output folder; return the HTML's path.
+    """Write `report.html`, `report.md` and `report.json` into a run's output folder.
 
     Args:
         folder: Output folder of any verb, or the path of its `record.json`.
+
+    Returns:
+        The path of the HTML.
 
     Raises:
         UserError: The folder has no record, or matplotlib or jinja2 is not installed.
@@ -40,49 +35,35 @@ def report(folder: str | Path) -> Path:
         >>> import prosparse as ps
         >>> ps.report("runs/demo")
     """
-    html, markdown = render_report(Path(folder))
-    folder = _without_record_name(Path(folder))
-    write_whole(folder / MARKDOWN_NAME, markdown)
-    write_whole(folder / HTML_NAME, html)
-    return folder / HTML_NAME
+    return run_page(Path(folder)).write(_without_record_name(Path(folder)))
 
 
-def render_report(folder: Path) -> tuple[str, str]:
-    """Return the report on a run's output folder as (HTML, Markdown).
+def run_page(folder: Path) -> Page:
+    """Return the report on a run's output folder.
 
     Args:
         folder: Has a `record.json` of any kind, and a `log.jsonl` where something was trained;
             or the path of that `record.json`.
 
     Raises:
-        UserError: The folder has no record, or matplotlib or jinja2 is not installed.
+        UserError: The folder has no record, or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-    except ImportError:
-        raise UserError("Reports need jinja2: pip install 'prosparse[report]'.") from None
     record = read_record(folder)
-    environment = Environment(
-        loader=PackageLoader("prosparse.reporting"),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return Page(
+        title=_short_name(record),
+        kind=record.kind,
+        headline=headline(record),
+        tiles=tiles(record),
+        sections=sections(record, read_log(_without_record_name(folder) / LOG_NAME)),
+        facts=run_facts(record),
+        notes=reading_notes(record),
     )
-    environment.filters.update(markdown=markdown_text, markdown_table=markdown_table)
-    content = {
-        "title": _short_name(record),
-        "kind": record.kind,
-        "headline": headline(record),
-        "tiles": tiles(record),
-        "sections": sections(record, read_log(_without_record_name(folder) / LOG_NAME)),
-        "facts": run_facts(record),
-        "notes": reading_notes(record),
-    }
-    html, markdown = (
-        environment.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")
-    )
-    return html, markdown
+
+
+def render_report(folder: Path) -> tuple[str, str]:
+    """Return the report on a run's output folder as (HTML, Markdown)."""
+    page = run_page(folder)
+    return page.html(), page.markdown()
 
 
 def _without_record_name(folder: Path) -> Path:

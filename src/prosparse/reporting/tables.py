@@ -124,9 +124,10 @@ def markdown_table(grid: Grid) -> str:
     )
     lines = [_markdown_row(map(markdown_text, header)), _markdown_row(rule)]
     for index, row in enumerate(grid.rows):
-        cells = map(markdown_text, row)
-        if index == grid.marked:
-            cells = (f"**{cell}**" if cell else "" for cell in cells)
+        cells = list(map(markdown_text, row))
+        for column, cell in enumerate(cells):
+            if cell and (index == grid.marked or (index, column) in grid.best):
+                cells[column] = f"**{cell}**"
         lines.append(_markdown_row(cells))
     return "\n".join(lines)
 
