@@ -99,6 +99,22 @@ def measure_grid(record: MeasureRecord) -> Grid:
     )
 
 
+def data_set_grid(rows: Sequence[tuple[str, float, Sequence[DataMeasure]]]) -> Grid:
+    """Return sparsity by data set, a row for each model (Table 8 of ProSparse).
+
+    Args:
+        rows: Name, sparsity over all tokens, and the measures of each data set; all of the same.
+    """
+    names = [measure.data for measure in rows[0][2]]
+    return Grid(
+        ("", "mixed", *names),
+        tuple(
+            (name, percent(mixed), *(percent(m.sparsity) for m in data))
+            for name, mixed, data in rows
+        ),
+    )
+
+
 def layer_grid(record: MeasureRecord) -> Grid:
     """Return sparsity by layer, pooled and for each data set."""
     columns = (record.layer_sparsity, *(measure.layer_sparsity for measure in record.data))
