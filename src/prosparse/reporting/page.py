@@ -12,30 +12,55 @@ import prosparse.reporting.speed_sections
 import prosparse.reporting.speed_summary
 import prosparse.reporting.training_speed
 import prosparse.reporting.training_step  # noqa: F401 - these teach ours about other records
-from prosparse.records.files import LOG_NAME, Record, read_log, read_record
+from prosparse.errors import UserError
+from prosparse.records.files import (
+    LOG_NAME,
+    Record,
+    read_log,
+    read_record,
+    refuse_existing,
+    whole_folder,
+)
+from prosparse.reporting.comparison import comparison_page
 from prosparse.reporting.facts import reading_notes, run_facts
 from prosparse.reporting.rendering import Page
 from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import headline, tiles
 
 
-def report(folder: str | Path) -> Path:
-    """Write `report.html`, `report.md` and `report.json` into a run's output folder.
+def report(*folders: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Write `report.html`, `report.md` and `report.json` on one run, or on several side by side.
 
     Args:
-        folder: Output folder of any verb, or the path of its `record.json`.
+        folders: Output folders of any verb, or the paths of their `record.json`. Several must be
+            of `measure`, `threshold`, `train` or `sparsify`; the others are held against the first.
+        out: Folder for the report; needed with several runs. None is the run's own folder.
+        overwrite: Replace `out` if it exists.
 
     Returns:
         The path of the HTML.
 
     Raises:
-        UserError: The folder has no record, or matplotlib or jinja2 is not installed.
+        UserError: A folder has no record or one that does not compare, several runs are given
+            without `out`, it exists, or matplotlib or jinja2 is not installed.
 
     Example:
         >>> import prosparse as ps
         >>> ps.report("runs/demo")
+        >>> ps.report("runs/a", "runs/b", out="runs/a-and-b")
     """
-    return run_page(Path(folder)).write(_without_record_name(Path(folder)))
+    paths = [Path(folder) for folder in folders]
+    if not paths:
+        raise UserError("No run to report on; give the output folder of a verb.")
+    if out is None:
+        if len(paths) > 1:
+            raise UserError(f"{len(paths)} runs are compared in a folder of their own: give --out.")
+        return run_page(paths[0]).write(_without_record_name(paths[0]))
+    refuse_existing(Path(out), overwrite)
+    page = run_page(paths[0]) if len(paths) == 1 else comparison_page(paths)
+    with whole_folder(Path(out), overwrite) as unfinished:
+        name = page.write(unfinished).name
+    return Path(out) / name
 
 
 def run_page(folder: Path) -> Page:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.files import write_whole
-from prosparse.reporting.tables import markdown_table, markdown_text
+from prosparse.reporting.tables import markdown_passage, markdown_table, markdown_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        markdown=markdown_text, markdown_table=markdown_table, svg_with_text=svg_with_text
+        markdown=markdown_text,
+        markdown_passage=markdown_passage,
+        markdown_table=markdown_table,
+        svg_with_text=svg_with_text,
     )
     return environment
 
@@ -144,6 +147,8 @@ def _section_data(section: Section) -> dict[str, Any]:
     data: dict[str, Any] = {"title": section.title}
     if section.text:
         data["text"] = section.text
+    if section.items:
+        data["items"] = list(section.items)
     if section.alternative:
         data["figure"] = section.alternative
     if section.grid is not None:
@@ -162,4 +167,6 @@ def _table_data(grid: Grid) -> dict[str, Any]:
     data: dict[str, Any] = {"header": list(grid.header), "rows": [list(row) for row in grid.rows]}
     if grid.marked is not None:
         data["marked_row"] = grid.marked
+    if grid.best:
+        data["best_cells"] = sorted(map(list, grid.best))
     return data

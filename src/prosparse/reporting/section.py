@@ -46,3 +46,5 @@ class Section:
     alternative: str = ""
     """What the figure shows, in words; needed where no table of this section has its numbers."""
     passages: tuple[Passage, ...] = ()
+    items: tuple[str, ...] = ()
+    """Sentences of a list."""
