@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prosparse.records.files import LOG_NAME, write_record
 from prosparse.reporting.page import report
 
 pytest.importorskip("PySide6", reason="a browser: pip install 'prosparse[browser]'")
@@ -68,6 +69,17 @@ def test_the_page_fits_and_loads_nothing(look, pages, kind):
     for seen in found.values():
         check(seen, page)
     assert found["phone"]["images"] >= 1
+
+
+def test_a_comparison_fits_too(look, tmp_path, sparsify_record, measure_record, log):
+    for name, record in (("a-long-name-of-a-run", sparsify_record), ("b", measure_record)):
+        write_record(record, tmp_path / name)
+        lines = "".join(json.dumps(entry) + "\n" for entry in log)
+        (tmp_path / name / LOG_NAME).write_text(lines)
+    page = report(tmp_path / "a-long-name-of-a-run", tmp_path / "b", out=tmp_path / "compared")
+
+    for seen in look(page, "dark").values():
+        check(seen, page)
 
 
 def test_the_page_follows_the_system_and_its_own_switch(look, pages):

@@ -43,6 +43,7 @@ class ComparedRun:
     training: TrainRecord | None = None
     log: tuple[dict[str, Any], ...] = ()
     candidates: tuple[ThresholdCandidate, ...] = ()
+    chosen: ThresholdCandidate | None = None
     activity: Activity | None = None
 
     def measure(self, name: str) -> DataMeasure | None:
@@ -85,7 +86,7 @@ def _run(name: str, record: Record, log: tuple[dict[str, Any], ...]) -> Compared
                 name, record.kind, record.model, None,
                 end.sparsity, end.layer_sparsity, end.data,
                 record.context_length, record.dtype, record.provenance,
-                candidates=record.candidates,
+                candidates=record.candidates, chosen=end,
             )  # fmt: skip
         case TrainRecord():
             end = _last(name, record.milestones)
@@ -101,7 +102,8 @@ def _run(name: str, record: Record, log: tuple[dict[str, Any], ...]) -> Compared
                 name, record.kind, record.model, end.activation,
                 end.sparsity, end.layer_sparsity, end.data,
                 record.threshold.context_length, record.threshold.dtype,
-                record.provenance, record.training, log, record.threshold.candidates,
+                record.provenance, record.training, log,
+                record.threshold.candidates, record.threshold.chosen_candidate,
             )  # fmt: skip
         case _:
             raise UserError(

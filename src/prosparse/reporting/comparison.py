@@ -169,7 +169,8 @@ def candidate_grid(runs: Sequence[ComparedRun]) -> Grid:
     for run in runs:
         for candidate in run.candidates:
             threshold, sparsity, *_, cost, inside = threshold_row(candidate)
-            rows.append((run.name, inside, threshold, sparsity, cost))
+            told = "chosen" if candidate == run.chosen else inside
+            rows.append((run.name, told, threshold, sparsity, cost))
     return Grid(
         ("run", "verdict", "t", "sparsity", "ppl increase"), tuple(rows), num_text_columns=2
     )

@@ -80,6 +80,7 @@ def perplexity_dots(runs: Sequence[ComparedRun], names: Sequence[str]) -> str:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+        axes.tick_params(axis="x", which="both", length=3)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("perplexity (log axis); bars are one standard error")

@@ -109,20 +109,27 @@ def _difference(first: ComparedRun, run: ComparedRun) -> str:
         f"({percent(run.sparsity)} against {percent(first.sparsity)})"
     )
     shared = [name for name in data_names([first]) if compares((first, run), name)]
-    changes = [_change(name, _measure(first, name), _measure(run, name)) for name in shared]
-    if not changes:
+    if not shared:
         return f"{found}; perplexities do not compare."
-    return f"{found}; perplexity {listing(changes)}."
+    changes = [(name, _measure(first, name), _measure(run, name)) for name in shared]
+    said = [
+        f"{listing([_change(*change) for change in part])} ({what} two standard errors)"
+        for what, part in (
+            ("beyond", [c for c in changes if _is_beyond_error(*c[1:])]),
+            ("within", [c for c in changes if not _is_beyond_error(*c[1:])]),
+        )
+        if part
+    ]
+    return f"{found}; perplexity {'; '.join(said)}."
 
 
 def _change(name: str, before: DataMeasure, after: DataMeasure) -> str:
-    difference = after.loss - before.loss
+    return f"{increase(math.expm1(min(after.loss - before.loss, 700.0)))} on {name}"
+
+
+def _is_beyond_error(before: DataMeasure, after: DataMeasure) -> bool:
     error = math.hypot(before.loss_stderr, after.loss_stderr)
-    change = increase(math.expm1(min(difference, 700.0)))
-    if not math.isfinite(error):
-        return f"{change} on {name} (error unknown)"
-    where = "within" if abs(difference) <= 2 * error else "beyond"
-    return f"{change} on {name} ({where} two standard errors)"
+    return abs(after.loss - before.loss) > 2 * error  # False where the error is not known
 
 
 def _unlike(what: str, values: Sequence[tuple[str, str]]) -> list[str]:
