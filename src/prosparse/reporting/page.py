@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import prosparse.reporting.frontier_sections
+import prosparse.reporting.inspection_sections
 import prosparse.reporting.law_fit_sections
 import prosparse.reporting.law_sections
 import prosparse.reporting.speed_sections
