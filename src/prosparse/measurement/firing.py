@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where do single neurons fire? The strongest places of each, in memory that tokens do not fill."""
+"""Where do single neurons fire? The strongest places of each, in memory that tokens do not fill.
+
+The first token of a window is left out. It has no context, models park attention on it, and many
+neurons fire there and nowhere else, whatever the token.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +71,9 @@ class FiringMeter:
             x1_BSF: The layer's intermediate, any dtype and device.
         """
         x1_BSN = x1_BSF[..., self.neurons].detach().float().cpu()
+        x1_BSN[:, 0] = 0
         strength_BN, place_BN = x1_BSN.abs().max(dim=1)
-        self.num_tokens += ids_BS.numel()
+        self.num_tokens += ids_BS[:, 1:].numel()
         for index, count in enumerate((x1_BSN != 0).sum((0, 1)).tolist()):
             self.num_active[index] += count
             self.largest[index] = max(self.largest[index], strength_BN[:, index].max().item())

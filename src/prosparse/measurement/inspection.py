@@ -60,7 +60,8 @@ def inspect(
 ) -> InspectionRecord:
     """Return the text on which single neurons of a layer fire most strongly, and how often they do.
 
-    A neuron fires on a token when its entry of x_1, the input of `down_proj`, is not zero. Memory
+    A neuron fires on a token when its entry of x_1, the input of `down_proj`, is not zero. The
+    first token of a window is left out: it has no context, and many neurons fire on it alone. Memory
     does not grow with tokens.
 
     Args:
@@ -94,10 +95,10 @@ def inspect(
         refuse_existing(Path(out), overwrite)
     if not data:
         raise UserError("No data to inspect neurons on; give at least one --data NAME=PATH.")
-    if context_length < 1 or top < 1:
-        raise UserError(
-            f"--context-length and --top must be at least 1; found {context_length} and {top}."
-        )
+    if context_length < 2:  # the first token of a window is left out
+        raise UserError(f"--context-length must be at least 2; found {context_length}.")
+    if top < 1:
+        raise UserError(f"--top must be at least 1; found {top}.")
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
     used = forward_precision(precision, where)
     name = str(model) if isinstance(model, str | Path) else model.config.name_or_path or ""
@@ -215,7 +216,7 @@ def _selective(text: LayerPasses) -> list[int]:
     """
     counts = NeuronCounts(1, text.ffn.d_ff, text.model.device)
     for name in text.sources:
-        text.run(name, lambda _first, _ids, x1_BSF: counts.observe(0, x1_BSF != 0))
+        text.run(name, lambda _first, _ids, x1_BSF: counts.observe(0, x1_BSF[:, 1:] != 0))
     frequency_F = counts.frequency_LF()[0]
     order = frequency_F.argsort(stable=True).tolist()
     found = [neuron for neuron in order if DEAD_BELOW <= frequency_F[neuron].item() < 1]

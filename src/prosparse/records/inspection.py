@@ -18,8 +18,9 @@ class NeuronActivity:
     source: str
     """Path or hub id it was read from."""
     num_tokens: int
+    """Tokens looked at: all but the first of each window."""
     frequency: float
-    """Share of tokens on which its entry of x_1 is not zero, in [0, 1]."""
+    """Share of them on which its entry of x_1 is not zero, in [0, 1]."""
     largest: float
     """Largest |x_1|; 0 where it never fires."""
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 INSPECTED = (
     "What fires a neuron most shows what it is for only where it fires on little else: read the share "
-    "of tokens with the text. Every window gives one place at most, and text that was not run cannot "
-    "show."
+    "of tokens with the text. Every window gives one place at most. The first token of a window "
+    "is left out: it has no context, and many neurons fire on it alone."
 )
 
 

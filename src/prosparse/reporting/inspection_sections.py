@@ -26,7 +26,9 @@ SHOWN_FROM = 0.05
 def _(record: InspectionRecord) -> str:
     often = [f"{_name(n)} on {percent(frequency(n))}" for n in record.neurons]
     num_tokens = sum(measure.num_tokens for measure in record.neurons[0].data)
-    found = f"Of {num_tokens:,} tokens {listing(often)} fire{'s' if len(often) == 1 else ''}."
+    found = (
+        f"Among {num_tokens:,} tokens there fire{'s' if len(often) == 1 else ''} {listing(often)}."
+    )
     if all(frequency(neuron) == 1 for neuron in record.neurons):
         return (
             f"{found} In a model of {record.activation.name} nothing is exactly zero, so only how "
