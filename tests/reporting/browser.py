@@ -33,7 +33,7 @@ from PySide6.QtWidgets import QApplication  # noqa: E402
 
 SCREENS = {"desktop": (1280, 900), "phone": (375, 740)}  # width and height in CSS pixels
 NUM_TABS = 8
-TALLEST_PICTURE = 16000
+TALLEST_PICTURE = 8000  # beyond it the browser may not paint in time
 
 FACTS = """
 (() => {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reports as a real browser shows them: light and dark, on a desktop and on a phone."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from prosparse.records.files import LOG_NAME, write_record
 from prosparse.reporting.page import report
 
 pytest.importorskip("PySide6", reason="a browser: pip install 'prosparse[browser]'")
+if importlib.util.find_spec("PySide6.QtWebEngineCore") is None:
+    pytest.skip("a browser: pip install 'prosparse[browser]'", allow_module_level=True)
 
 BROWSER = Path(__file__).with_name("browser.py")
 LIGHT, DARK = "rgb(246, 247, 249)", "rgb(15, 19, 24)"
