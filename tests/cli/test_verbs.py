@@ -111,6 +111,20 @@ def test_train_then_threshold_then_report(prosparse, recipe_file, texts, tmp_pat
 
     assert prosparse("report", tmp_path / "run").code == 0
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+    both = prosparse("report", tmp_path / "run", tmp_path / "shifted", "--out", tmp_path / "both")
+    assert both.out == f"Wrote {tmp_path / 'both' / 'report.html'}\n"
+
+
+def test_inspect_prints_contexts_and_writes_a_page(prosparse, relu_checkpoint, texts, tmp_path):
+    result = prosparse(
+        "inspect", relu_checkpoint, "--layer", 1, "--neuron", 5, "--neuron", 6,
+        "--data", f"prose={texts['prose']}", "--tokens", 320, "--context-length", 32,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.code == 0
+    assert "Layer 1, neuron 5\n\n| data set | fires on |" in result.out
+    assert result.out.count("  prose: ") == 10
+    assert f"Wrote {tmp_path / 'out' / 'report.html'}" in result.out
 
 
 def test_sparsify_prints_the_table_and_where_things_are(prosparse, recipe_file, tmp_path):

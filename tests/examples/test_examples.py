@@ -12,7 +12,7 @@ from tests.conftest import byte_tokenizer, tiny_llama
 from tests.laws.runs import folders, make_record, points
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NUMBERED = sorted(EXAMPLES.glob("0*.py"))
+NUMBERED = sorted(EXAMPLES.glob("[0-9]*.py"))
 
 
 @pytest.fixture
@@ -103,6 +103,24 @@ def test_how_sparse_a_dense_model_is(run, checkpoint, texts):
     assert "(silu): " in printed
     assert "of its FFN activations can be left out at " in printed
     assert printed.count("needed by k tokens together: 1: ") == 2
+
+
+def test_which_text_fires_a_neuron(run, relu_checkpoint, texts):
+    text = f"prose={texts['prose']}"
+    printed = run("11_which_text.py", relu_checkpoint, 1, 5, text)
+    assert "layer 1, neuron 5 fires on " in printed
+    assert printed.count("  ...") == 5
+    rarest = run("11_which_text.py", relu_checkpoint, 1, "rarest", text)
+    assert rarest.count("layer 1, neuron ") == 5
+
+
+def test_which_run_is_better(run, tmp_path):
+    results = EXAMPLES.parent / "benchmarks/results"
+    runs = results / "relufication_h100_2026-11-23", results / "demo_cpu_2026-11-23"
+    printed = run("12_which_run.py", tmp_path / "out", *runs)
+    assert "Of 2 runs relufication_h100_2026-11-23 is the sparsest" in printed
+    assert "- Windows of different length, so perplexities do not compare: 1,024 in" in printed
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)

@@ -57,6 +57,7 @@ def test_the_line_from_end_to_end(recipe, tmp_path):
         "recipe.yaml",
         "record.json",
         "report.html",
+        "report.json",
         "report.md",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

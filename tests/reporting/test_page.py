@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import json
 import math
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from prosparse.errors import UserError
-from prosparse.reporting.page import render_report, report
+from prosparse.reporting.page import render_report, report, run_page
+from prosparse.reporting.rendering import section_ids, svg_with_text
 from prosparse.reporting.summary import headline
+from prosparse.reporting.tables import markdown_text
 
 KINDS = ["relufy", "train", "measure", "threshold", "sparsify"]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -197,3 +201,44 @@ def test_without_jinja_the_message_says_what_to_install(monkeypatch, run_folder,
 
     with pytest.raises(UserError, match=r"prosparse\[report\]"):
         render_report(run_folder(measure_record))
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in RESULTS.glob("*/record.json"))
+)
+def test_every_recorded_run_makes_a_page_whose_figures_are_told_in_words(folder):
+    page = run_page(RESULTS / folder)
+
+    _read(page.html())
+    for section in page.sections:
+        assert not section.figure or section.alternative or section.grid, section.title
+        assert not section.figure or 'role="img" aria-label="' in svg_with_text(section)
+
+
+def test_json_says_what_markdown_says(run_folder, sparsify_record, log):
+    page = run_page(run_folder(sparsify_record, log))
+    told = json.loads(page.json())
+
+    assert told["headline"] == page.headline
+    tables = {part["title"]: part["table"] for part in told["sections"] if "table" in part}
+    assert tables["Activation threshold shifting"]["marked_row"] == 3
+    for table in tables.values():
+        for row in table["rows"]:
+            assert all(markdown_text(cell) in page.markdown() for cell in row)
+
+
+def test_sparsity_by_data_set_has_the_shape_of_table_8(run_folder, sparsify_record):
+    page = run_page(run_folder(sparsify_record))
+    (section,) = [part for part in page.sections if part.title == "Sparsity by data set"]
+
+    assert section.grid.header == ("", "mixed", "prose", "code")
+    assert section.grid.rows[-1] == ("threshold 0.02", "84.43 %", "84.43 %", "84.43 %")
+
+
+def test_addresses_of_sections_are_unique():
+    assert section_ids(["By layer", "by layer!", "Überblick", "—"]) == [
+        "by-layer", "by-layer-2", "berblick", "section",
+    ]  # fmt: skip

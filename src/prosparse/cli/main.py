@@ -26,6 +26,7 @@ from prosparse.cli import bench
 from prosparse.cli.fit import fit
 from prosparse.cli.frontier import frontier
 from prosparse.cli.generate import generate
+from prosparse.cli.inspect import inspect
 from prosparse.cli.measure import measure
 from prosparse.cli.plan import plan
 from prosparse.cli.relufy import relufy
@@ -79,7 +80,9 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (sparsify, relufy, train, measure, threshold, generate, plan, fit, frontier, report):
+for verb in (
+    sparsify, relufy, train, measure, threshold, generate, inspect, plan, fit, frontier, report,
+):  # fmt: skip
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

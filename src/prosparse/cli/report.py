@@ -7,17 +7,29 @@ from typing import Annotated
 
 import typer
 
+from prosparse.cli.options import Overwrite
+
 
 def report(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of any verb.")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="DIR...", help="Output folders of any verb.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(help="Folder for the report; needed with several runs.")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write `report.html` (self-contained) and `report.md` from the records of a run.
+    """Write `report.html` (self-contained), `report.md` and `report.json` from the records of runs.
 
-    Shows sparsity and loss over steps with lambda and the stage borders, the sparsity of each
-    layer before and after threshold shifting, the threshold table, and the run's facts.
+    One run: the verdict in words, sparsity and loss over steps with lambda and the stage borders,
+    the sparsity of each layer before and after threshold shifting, thresholds, data sets, and how
+    it was run. Several: their tables and curves side by side, their differences in words, and
+    whatever was not set alike.
 
     Example: `prosparse report runs/demo`
+
+    Example: `prosparse report runs/a runs/b --out runs/a-and-b`
     """
     import prosparse as ps
 
-    print(f"Wrote {ps.report(folder)}")
+    print(f"Wrote {ps.report(*folders, out=out, overwrite=overwrite)}")

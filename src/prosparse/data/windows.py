@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from prosparse.data.documents import documents
@@ -14,6 +13,8 @@ from prosparse.data.tokens import encode_documents
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedTokenizerBase
 
 
@@ -39,22 +40,39 @@ def windows(
     Raises:
         UserError: `num_tokens` or the source does not fill one window, or it cannot be read.
     """
+    return torch.stack(list(each_window(source, name, tokenizer, context_length, num_tokens)))
+
+
+def each_window(
+    source: Source,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    num_tokens: int,
+) -> Iterator[torch.Tensor]:
+    """Yield the same windows one by one, int64 [context_length], reading only as far as needed.
+
+    Raises:
+        UserError: `num_tokens` or the source does not fill one window, or it cannot be read.
+    """
     if num_tokens < context_length:
         raise UserError(
             f"--tokens must be at least one window of {context_length} tokens; found {num_tokens}."
         )
-    pieces, available = [], 0
     texts = (document.text for document in documents(source, name, tokenizer))
+    waiting: list[int] = []
+    num_windows, wanted = 0, num_tokens // context_length
     for tokens in encode_documents(texts, tokenizer):
-        pieces.append(np.asarray(tokens, dtype=np.int64))
-        available += len(tokens)
-        if available >= num_tokens:
-            break
-    num_windows = min(num_tokens, available) // context_length
+        waiting += tokens
+        num_full = min(wanted - num_windows, len(waiting) // context_length)
+        for start in range(0, num_full * context_length, context_length):
+            yield torch.tensor(waiting[start : start + context_length], dtype=torch.int64)
+        del waiting[: num_full * context_length]
+        num_windows += num_full
+        if num_windows == wanted:
+            return
     if num_windows == 0:
         raise UserError(
-            f"Data set '{name}': {source.path} has {available} tokens, fewer than one window of "
+            f"Data set '{name}': {source.path} has {len(waiting)} tokens, fewer than one window of "
             f"{context_length}."
         )
-    taken = np.concatenate(pieces)[: num_windows * context_length]
-    return torch.from_numpy(taken).view(num_windows, context_length)

@@ -58,7 +58,7 @@ def sparsify(
     """Take a dense checkpoint through the whole line: relufy, train, shift the threshold.
 
     The folder `recipe.out` gets `model/` (the sparse checkpoint), `record.json`, `log.jsonl`,
-    `recipe.yaml`, `report.html` and `report.md`. Until then the line is in `<out>.unfinished/`.
+    `recipe.yaml` and the report as HTML, Markdown and JSON. Until then the line is in `<out>.unfinished/`.
 
     Args:
         recipe: YAML file, or a `Recipe`; it needs `measure` and `threshold` sections.

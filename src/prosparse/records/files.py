@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.frontier import FrontierRecord
+from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
@@ -43,6 +44,7 @@ Record = (
     | LambdaLawRecord
     | LawsRecord
     | FrontierRecord
+    | InspectionRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -57,6 +59,7 @@ KINDS: dict[str, type] = {
     "plan": LambdaLawRecord,
     "fit": LawsRecord,
     "frontier": FrontierRecord,
+    "inspect": InspectionRecord,
 }
 
 

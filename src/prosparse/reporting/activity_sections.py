@@ -12,6 +12,7 @@ from prosparse.reporting.activity_plots import (
     position_curve,
     union_curves,
 )
+from prosparse.reporting.alternatives import histograms_in_words
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import percent
 from prosparse.reporting.section import Section
@@ -43,6 +44,11 @@ def activity_sections(record: MeasureRecord) -> list[Section]:
                 "active neurons (%)",
                 "tokens",
             ),
+            alternative=histograms_in_words(
+                whole.token_histogram,
+                [f"{100 * i // TOKEN_BINS} %" for i in range(TOKEN_BINS + 1)],
+                "tokens",
+            ),
         ),
         Section(
             "What several tokens need together",
@@ -71,8 +77,10 @@ def _neuron_sections(activity: Activity) -> list[Section]:
     ticks = [f"{100 * edge:g}" for edge in FREQUENCY_EDGES]
     axis = "tokens that a neuron is active on (%; bins are not equal)"
     figure = layer_map("neuron-histogram", activity.neuron_histogram, ticks, axis, "neurons")
+    edges = [f"{edge} %" for edge in ticks]
+    words = histograms_in_words(activity.neuron_histogram, edges, "neurons")
     return [
-        Section("How often each neuron is active", text, figure),
+        Section("How often each neuron is active", text, figure, alternative=words),
         Section("Dead and always-on neurons", grid=neuron_grid(activity), is_folded=True),
     ]
 
@@ -84,7 +92,10 @@ def _magnitude_section(activity: Activity) -> Section:
     figure = layer_map(
         "magnitude-histogram", activity.magnitude_histogram, ticks, "|x_1|", "non-zeros"
     )
-    return Section("How large the non-zeros are", "On places spread over the windows.", figure)
+    edges = [f"2^{first + i}" for i in range(num_bins + 1)]
+    words = histograms_in_words(activity.magnitude_histogram, edges, "non-zeros")
+    text = "On places spread over the windows."
+    return Section("How large the non-zeros are", text, figure, alternative=words)
 
 
 def neuron_grid(activity: Activity) -> Grid:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prosparse.records.frontier import FrontierRecord
+from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
@@ -23,6 +24,12 @@ from prosparse.reporting.training_step import train_step_facts
 
 if TYPE_CHECKING:
     from prosparse.records.files import Record
+
+INSPECTED = (
+    "What fires a neuron most shows what it is for only where it fires on little else: read the share "
+    "of tokens with the text. Every window gives one place at most. The first token of a window "
+    "is left out: it has no context, and many neurons fire on it alone."
+)
 
 
 def run_facts(record: Record) -> Grid:
@@ -52,6 +59,8 @@ def reading_notes(record: Record) -> list[str]:
         return [record.method]
     if isinstance(record, LawsRecord):
         return law_notes(record)
+    if isinstance(record, InspectionRecord):
+        return [INSPECTED]
     measures = _measures(record)
     if not measures:
         return []
@@ -96,7 +105,7 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
         case RelufyRecord():
             change = f"{activation_text(record.replaced)} to {activation_text(record.activation)}"
             return [("activation", change)]
-        case MeasureRecord():
+        case MeasureRecord() | InspectionRecord():
             return [
                 ("activation", activation_text(record.activation)),
                 ("context length", f"{record.context_length:,} tokens"),

@@ -51,7 +51,12 @@ def _(record: FrontierRecord, log: list[dict[str, Any]]) -> list[Section]:
         "of either tell; seeds are not in them."
     )
     return [
-        Section("The frontier", text, figure=frontier_plot(record)),
+        Section(
+            "The frontier",
+            text,
+            figure=frontier_plot(record),
+            alternative=f"{headline(record)} All its points are in the table that follows.",
+        ),
         Section("Runs", grid, grid=frontier_grid(record)),
     ]
 

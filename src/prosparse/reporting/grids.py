@@ -35,6 +35,8 @@ class Grid:
     """Index of the row that was chosen, if any."""
     num_text_columns: int = 1
     """Leading columns that hold words (set left); the others hold numbers (set right)."""
+    best: frozenset[tuple[int, int]] = frozenset()
+    """Cells (row, column) that hold the best of their column."""
 
 
 def milestone_header(data_names: Sequence[str]) -> Row:
@@ -93,6 +95,22 @@ def measure_grid(record: MeasureRecord) -> Grid:
             ("sparsity", percent(record.sparsity), *(percent(m.sparsity) for m in record.data)),
             ("perplexity", "", *_perplexities(record.data)),
             ("tokens", f"{total:,}", *(f"{m.num_tokens:,}" for m in record.data)),
+        ),
+    )
+
+
+def data_set_grid(rows: Sequence[tuple[str, float, Sequence[DataMeasure]]]) -> Grid:
+    """Return sparsity by data set, a row for each model (Table 8 of ProSparse).
+
+    Args:
+        rows: Name, sparsity over all tokens, and the measures of each data set; all of the same.
+    """
+    names = [measure.data for measure in rows[0][2]]
+    return Grid(
+        ("", "mixed", *names),
+        tuple(
+            (name, percent(mixed), *(percent(m.sparsity) for m in data))
+            for name, mixed, data in rows
         ),
     )
 

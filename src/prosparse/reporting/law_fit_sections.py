@@ -58,9 +58,11 @@ def _(record: LawsRecord, log: list[dict[str, Any]]) -> list[Section]:
             found.append(Section(f"{fit.name}: by the law", grid=prediction_grid(record, fit)))
         if fit.points:
             about = "Measured minus fitted activation ratio, in percentage points."
-            found.append(
-                Section(f"{fit.name}: residuals", about, residual_plot(fit, f"residuals-{index}"))
-            )
+            residuals = [100 * (p.activation_ratio - p.by_law) for p in fit.points]
+            words = f"They lie between {min(residuals):+.2f} and {max(residuals):+.2f} points."
+            figure = residual_plot(fit, f"residuals-{index}")
+            title = f"{fit.name}: residuals"
+            found.append(Section(title, about, figure, alternative=words))
     return found
 
 

@@ -47,7 +47,12 @@ def _(record: LambdaLawRecord, log: list[dict[str, Any]]) -> list[Section]:
     residuals = "Measured minus fitted sparsity, in percentage points."
     return [
         Section("The law", law, law_plot(record), law_grid(record)),
-        Section("Residuals", residuals, residual_plot(record)),
+        Section(
+            "Residuals",
+            residuals,
+            residual_plot(record),
+            alternative="They are the last column of the table before.",
+        ),
     ]
 
 

@@ -11,6 +11,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A piece of running text and how strongly something was there."""
+
+    text: str
+    strength: float = 0.0
+    """In [-1, 1], 0 for nothing; its share of the strongest, with its sign."""
+    value: str = ""
+    """The number behind it."""
+    is_peak: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Running text with some words shaded."""
+
+    caption: str
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """One part of the page."""
 
@@ -23,3 +43,8 @@ class Section:
     """Text shown as it is, line by line."""
     is_folded: bool = False
     """Shown only on a click."""
+    alternative: str = ""
+    """What the figure shows, in words; needed where no table of this section has its numbers."""
+    passages: tuple[Passage, ...] = ()
+    items: tuple[str, ...] = ()
+    """Sentences of a list."""

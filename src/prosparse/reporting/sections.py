@@ -16,7 +16,9 @@ from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.reporting import plots
 from prosparse.reporting.activity_sections import activity_sections
+from prosparse.reporting.alternatives import layers_in_words, training_in_words
 from prosparse.reporting.grids import (
+    data_set_grid,
     layer_grid,
     measure_grid,
     milestone_grid,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prosparse.records.files import Record
+    from prosparse.records.sparsity import DataMeasure
 
 Log = list[dict[str, Any]]
 
@@ -60,6 +63,7 @@ def _(record: MeasureRecord, log: Log) -> list[Section]:
             "By layer",
             "All data sets pooled, weighted by their tokens.",
             figure=plots.layer_sparsity(record.layer_sparsity, labels=("all data",)),
+            alternative=layers_in_words(record.layer_sparsity, "All data"),
         ),
         Section("By layer, in numbers", grid=layer_grid(record), is_folded=True),
         *activity_sections(record),
@@ -68,13 +72,16 @@ def _(record: MeasureRecord, log: Log) -> list[Section]:
 
 @sections.register
 def _(record: ThresholdRecord, log: Log) -> list[Section]:
-    return [*_threshold_sections(record), _shift_section(record)]
+    pair = dict.fromkeys((record.candidates[0], record.chosen_candidate))
+    rows = [(f"t = {compact_number(c.threshold)}", c.sparsity, c.data) for c in pair]
+    return [*_threshold_sections(record), _data_set_section(rows), _shift_section(record)]
 
 
 @sections.register
 def _(record: TrainRecord, log: Log) -> list[Section]:
     return [
         *_milestone_sections(record.milestones),
+        *_milestone_data_sections(record.milestones),
         *_training_sections(record, log),
         *_final_layers(record.milestones),
         _recipe_section(record),
@@ -85,6 +92,7 @@ def _(record: TrainRecord, log: Log) -> list[Section]:
 def _(record: SparsifyRecord, log: Log) -> list[Section]:
     return [
         *_milestone_sections(record.milestones),
+        *_milestone_data_sections(record.milestones),
         *_training_sections(record.training, log),
         *_threshold_sections(record.threshold),
         _shift_section(record.threshold),
@@ -98,6 +106,20 @@ def _milestone_sections(milestones: Sequence[Milestone]) -> list[Section]:
         return []
     text = "The model measured on held-out text at each point of the line; ± is one standard error."
     return [Section("Milestones", text, grid=milestone_grid(milestones))]
+
+
+def _milestone_data_sections(milestones: Sequence[Milestone]) -> list[Section]:
+    if not milestones:
+        return []
+    return [_data_set_section([(m.label, m.sparsity, m.data) for m in milestones])]
+
+
+def _data_set_section(rows: Sequence[tuple[str, float, Sequence[DataMeasure]]]) -> Section:
+    text = (
+        "The same model is not equally sparse on all text. “Mixed” is the mean over all tokens of all "
+        "data sets (the shape of Table 8 of ProSparse)."
+    )
+    return Section("Sparsity by data set", text, grid=data_set_grid(rows))
 
 
 def _training_sections(record: TrainRecord, log: Log) -> list[Section]:
@@ -122,10 +144,17 @@ def _training_sections(record: TrainRecord, log: Log) -> list[Section]:
             "Sparsity follows the regularization factor lambda (dashed); loss is the "
             "language-modeling part alone.",
             figure=plots.training_curve(log, record.stages),
+            alternative=training_in_words(log),
         ),
         Section(
             "Sparsity by layer during training",
             figure=plots.sparsity_heatmap(log, record.stages),
+            alternative=" ".join(
+                layers_in_words(
+                    [float(share) for share in entry["layer_sparsity"]], f"Step {entry['step']:,}"
+                )
+                for entry in (log[0], log[-1])
+            ),
         ),
         schedule,
     ]
@@ -136,7 +165,8 @@ def _final_layers(milestones: Sequence[Milestone]) -> list[Section]:
         return []
     last = milestones[-1]
     figure = plots.layer_sparsity(last.layer_sparsity, labels=(last.label,))
-    return [Section("Sparsity by layer", figure=figure)]
+    words = layers_in_words(last.layer_sparsity, last.label)
+    return [Section("Sparsity by layer", figure=figure, alternative=words)]
 
 
 def _threshold_sections(record: ThresholdRecord) -> list[Section]:
@@ -152,11 +182,14 @@ def _shift_section(record: ThresholdRecord) -> Section:
     before = record.candidates[0].layer_sparsity
     if record.chosen == 0:
         figure = plots.layer_sparsity(before, labels=("ReLU",))
-        return Section("Sparsity by layer", figure=figure)
+        words = layers_in_words(before, "ReLU")
+        return Section("Sparsity by layer", figure=figure, alternative=words)
     labels = ("ReLU", f"FATReLU, t = {compact_number(record.chosen)}")
     after = record.chosen_candidate.layer_sparsity
     figure = plots.layer_sparsity(before, after, labels)
-    return Section("Sparsity by layer, before and after shifting", figure=figure)
+    words = " ".join(map(layers_in_words, (before, after), labels))
+    title = "Sparsity by layer, before and after shifting"
+    return Section(title, figure=figure, alternative=words)
 
 
 def _sample_sections(sample: Sample | None) -> list[Section]:

@@ -27,6 +27,26 @@ GREEN = "#00795A"
 GRAY = "#767676"
 INK = "#24292F"
 
+# What each color is on a dark page. The SVG stands inside the page and takes its color scheme.
+_ON_DARK = {
+    BLUE: "#5AAFE6",
+    ORANGE: "#F08A45",
+    GREEN: "#3DB68D",
+    GRAY: "#9AA5B1",
+    INK: "#E6EAEF",
+    "#FFFFFF": "#181D24",  # the page's cards
+    "#000000": "#E6EAEF",
+    "#E3E6EA": "#2D353F",  # grids
+    "#9AA1A9": "#6B7682",  # edges
+    "#57606A": "#9AA5B1",  # ticks
+    "#DDE3E9": "#2F3843",  # stages, every other
+    "#EEF1F4": "#232A33",
+    "#B9C0C7": "#56616D",  # single log lines
+    "#7FB3D5": "#3D6F8E",  # error bars
+    "#8C6D31": "#C9A55C",
+    "#6A3D9A": "#B18BE0",
+}
+
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -48,7 +68,8 @@ _STYLE = {
     "ytick.color": "#57606A",
     "lines.linewidth": 1.8,
     "legend.frameon": False,
-    "figure.facecolor": "white",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
 }
 
 
@@ -86,7 +107,14 @@ def drawing(name: str, width: float, height: float) -> Iterator[Drawing]:
         plot.figure.savefig(stream, format="svg", metadata=no_metadata)
     text = stream.getvalue()
     inline = text[text.index("<svg") :].strip()  # without XML prolog and doctype
-    plot.svg = re.sub(r'<g id="[^"]*"', "<g", inline)  # figure_1, axes_1: the same in every plot
+    unnamed = re.sub(r'<g id="[^"]*"', "<g", inline)  # figure_1, axes_1: the same in every plot
+    plot.svg = re.sub(r"((?<=fill: )|(?<=stroke: ))#[0-9a-f]{6}", _for_both_schemes, unnamed)
+
+
+def _for_both_schemes(color: re.Match[str]) -> str:
+    """Return a color of a style attribute for light and dark pages, as CSS."""
+    dark = _ON_DARK.get(color[0].upper())
+    return f"light-dark({color[0]}, {dark.lower()})" if dark else color[0]
 
 
 def _settle_layout(figure: Figure) -> None:

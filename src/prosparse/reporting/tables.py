@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prosparse.records.run import Milestone
     from prosparse.records.sparsity import MeasureRecord
     from prosparse.records.threshold import ThresholdCandidate, ThresholdRecord
+    from prosparse.reporting.section import Passage
 
 PERPLEXITY_WIDTH = 17  # `1.2e+07 ± 3.4e+06`, the widest that `with_error` writes
 BAR_WIDTH = 40
@@ -124,17 +125,30 @@ def markdown_table(grid: Grid) -> str:
     )
     lines = [_markdown_row(map(markdown_text, header)), _markdown_row(rule)]
     for index, row in enumerate(grid.rows):
-        cells = map(markdown_text, row)
-        if index == grid.marked:
-            cells = (f"**{cell}**" if cell else "" for cell in cells)
+        cells = list(map(markdown_text, row))
+        for column, cell in enumerate(cells):
+            if cell and (index == grid.marked or (index, column) in grid.best):
+                cells[column] = f"**{cell}**"
         lines.append(_markdown_row(cells))
     return "\n".join(lines)
 
 
 def markdown_text(text: str) -> str:
     """Return `text` so that Markdown shows it as it is: in one line, without markup or HTML."""
-    escaped = "".join(f"\\{char}" if char in "\\`*[]<>|" else char for char in text)
-    return " ".join(escaped.split())
+    return " ".join(_escaped(text).split())
+
+
+def markdown_passage(passage: Passage) -> str:
+    """Return running text in one line, its peaks in bold with their values behind them."""
+    words = (
+        f"**{markdown_text(word.text)}** ({word.value})" if word.is_peak else _escaped(word.text)
+        for word in passage.words
+    )
+    return " ".join("".join(words).split())
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{char}" if char in "\\`*[]<>|" else char for char in text)
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
