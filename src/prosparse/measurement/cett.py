@@ -159,7 +159,11 @@ class Calibration:
         device, was_training = self._model.device, self._model.training
         self._model.eval()
         try:
-            with self._strength.watch(), tap(self._ffns, observe), autocast(self._precision, device):
+            with (
+                self._strength.watch(),
+                tap(self._ffns, observe),
+                autocast(self._precision, device),
+            ):
                 for ids_BS in batches:
                     # The head's logits are of no interest.
                     self._model.base_model(input_ids=ids_BS.to(device), use_cache=False)

@@ -101,6 +101,4 @@ def _fatrelu(param: float | tuple[float, ...] | None) -> str:
             f"FATReLU, x where x >= t, else 0, t from {min(param):.4g} to {max(param):.4g} by layer "
             "(`hidden_act: fatrelu`, `hidden_act_param`: a list)"
         )
-    return (
-        f"FATReLU, x where x >= {param}, else 0 (`hidden_act: fatrelu`, `hidden_act_param: {param}`)"
-    )
+    return f"FATReLU, x where x >= {param}, else 0 (`hidden_act: fatrelu`, `hidden_act_param: {param}`)"

@@ -21,11 +21,11 @@ from prosparse.reporting.grids import (
     measure_grid,
     milestone_grid,
     stage_grid,
-    threshold_grid,
 )
 from prosparse.reporting.metric_sections import metric_sections
-from prosparse.reporting.numerals import compact_number, percent
+from prosparse.reporting.numerals import percent
 from prosparse.reporting.section import Section
+from prosparse.reporting.threshold_sections import threshold_sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _(record: MeasureRecord, log: Log) -> list[Section]:
 
 @sections.register
 def _(record: ThresholdRecord, log: Log) -> list[Section]:
-    return [*_threshold_sections(record), _shift_section(record)]
+    return threshold_sections(record)
 
 
 @sections.register
@@ -86,8 +86,7 @@ def _(record: SparsifyRecord, log: Log) -> list[Section]:
     return [
         *_milestone_sections(record.milestones),
         *_training_sections(record.training, log),
-        *_threshold_sections(record.threshold),
-        _shift_section(record.threshold),
+        *threshold_sections(record.threshold),
         *_sample_sections(record.sample),
         _recipe_section(record.training),
     ]
@@ -137,26 +136,6 @@ def _final_layers(milestones: Sequence[Milestone]) -> list[Section]:
     last = milestones[-1]
     figure = plots.layer_sparsity(last.layer_sparsity, labels=(last.label,))
     return [Section("Sparsity by layer", figure=figure)]
-
-
-def _threshold_sections(record: ThresholdRecord) -> list[Section]:
-    text = (
-        "Gate values below t become zero as well (FATReLU). The largest t whose perplexity "
-        f"increase stays within {compact_number(100 * record.max_perplexity_increase)} % is chosen."
-    )
-    figure = plots.threshold_tradeoff(record)
-    return [Section("Activation threshold shifting", text, figure, threshold_grid(record))]
-
-
-def _shift_section(record: ThresholdRecord) -> Section:
-    before = record.candidates[0].layer_sparsity
-    if record.chosen == 0:
-        figure = plots.layer_sparsity(before, labels=("ReLU",))
-        return Section("Sparsity by layer", figure=figure)
-    labels = ("ReLU", f"FATReLU, t = {compact_number(record.chosen)}")
-    after = record.chosen_candidate.layer_sparsity
-    figure = plots.layer_sparsity(before, after, labels)
-    return Section("Sparsity by layer, before and after shifting", figure=figure)
 
 
 def _sample_sections(sample: Sample | None) -> list[Section]:

@@ -17,6 +17,7 @@ from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.thresholds.held_out import choosing_and_checking
 from prosparse.thresholds.judge import Judge, OnCandidate, apply_thresholds
+from prosparse.thresholds.methods import try_methods
 from prosparse.thresholds.notes import card_notes, notes_on
 from prosparse.thresholds.search import (
     check_candidates,
@@ -25,7 +26,6 @@ from prosparse.thresholds.search import (
     chosen_of_methods,
     refuse_dense,
 )
-from prosparse.thresholds.methods import try_methods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
