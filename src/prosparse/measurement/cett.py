@@ -86,8 +86,10 @@ class Calibration:
         self._known: dict[float, tuple[list[float], list[float]]] = {}
         grid_LG = self._spread()
         nothing_L1 = torch.zeros(len(ffns), 1)  # a threshold of zero prunes nothing
-        errors_LG, self.weak_LG = self._measured(grid_LG)
-        """Share of entries below each threshold of the curve, float64; at 0 that of zeros."""
+        tiny_L1 = torch.full_like(nothing_L1, torch.finfo(torch.float32).tiny)
+        found_LG, self.weak_LG = self._measured(torch.cat([tiny_L1, grid_LG], dim=1))
+        """Share of entries below each threshold of the curve, float64; for the first that of zeros."""
+        errors_LG = found_LG[:, 1:]
         self.curve = Curve(
             torch.cat([nothing_L1, grid_LG], dim=1),
             torch.cat([nothing_L1.double(), errors_LG], dim=1),

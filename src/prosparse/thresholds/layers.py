@@ -43,34 +43,49 @@ FINER = 8
 HALVINGS = 60
 
 
-def calibrate(passes: Passes) -> Calibration:
-    """Return the curves of a plain ReLU model's layers over their thresholds for act(gate)."""
-    found = ffns(passes.model)
-    batches = [windows.ids_WS for windows in beginnings(passes.held_out, CURVE_TOKENS)]
-    return Calibration(passes.model, found, batches, passes.precision, GateValues(found))
+class LayerCurves:
+    """The curves of a model's layers, each with the inputs it has under plain ReLU.
 
-
-def silent_layers(calibration: Calibration) -> list[int]:
-    """Return the layers in which no neuron was ever active on the calibration text."""
-    return (calibration.weak_LG[:, 0] == 1).nonzero().flatten().tolist()
-
-
-def thresholds_of_error(calibration: Calibration, error: float) -> list[float]:
-    """Return each layer's largest threshold known to leave a relative output error within `error`.
-
-    A layer without an active neuron has nothing to go by: its threshold is 0.
+    Args:
+        passes: A ReLU or FATReLU model and its windows, of which the first are used.
     """
-    thresholds, _ = calibration.thresholds(error)
-    silent = silent_layers(calibration)
-    return [0.0 if layer in silent else t for layer, t in enumerate(thresholds)]
+
+    def __init__(self, passes: Passes) -> None:
+        found = ffns(passes.model)
+        self.num_layers = len(found)
+        self._model = passes.model
+        self._shift_nothing()
+        batches = [windows.ids_WS for windows in beginnings(passes.held_out, CURVE_TOKENS)]
+        self._calibration = Calibration(
+            passes.model, found, batches, passes.precision, GateValues(found)
+        )
+        self.thresholds_LG = self._calibration.curve.thresholds_LG
+        """float32, rising, the first 0."""
+        self.errors_LG = self._calibration.curve.errors_LG
+        """float64: relative output error."""
+        self.zeros_LG = self._calibration.weak_LG
+        """float64: share of zeros."""
+        self.silent = (self.zeros_LG[:, 0] == 1).nonzero().flatten().tolist()
+        """Layers in which no neuron was ever active on this text."""
+
+    def thresholds(self, error: float) -> tuple[list[float], list[float]]:
+        """Return each layer's largest threshold known to stay within an error, and its own error.
+
+        A layer without an active neuron has nothing to go by: its threshold is 0.
+        """
+        self._shift_nothing()
+        thresholds, errors = self._calibration.thresholds(error)
+        return [0.0 if i in self.silent else t for i, t in enumerate(thresholds)], errors
+
+    def _shift_nothing(self) -> None:
+        apply_thresholds(self._model, [0.0] * self.num_layers)
 
 
-def measure_costs(passes: Passes, calibration: Calibration) -> list[LayerCost]:
+def measure_costs(passes: Passes, curves: LayerCurves) -> list[LayerCost]:
     """Return what a threshold in each layer alone adds to the loss; the model is left with ReLU."""
     part = beginnings(passes.held_out, COST_TOKENS)
     short = Passes(passes.model, part, passes.precision, passes.progress)
-    thresholds = thresholds_of_error(calibration, COST_ERROR)
-    _, errors = calibration.thresholds(COST_ERROR)
+    thresholds, errors = curves.thresholds(COST_ERROR)
     none = [0.0] * len(thresholds)
     apply_thresholds(passes.model, none)
     baseline = short.run("cost of layers: ")
@@ -99,19 +114,19 @@ class CostModel:
     """float64: the loss that this adds, in nats per token."""
 
     @classmethod
-    def of(cls, calibration: Calibration, costs: Sequence[LayerCost]) -> CostModel:
+    def of(cls, curves: LayerCurves, costs: Sequence[LayerCost]) -> CostModel:
         """Return the model in which cost grows as the square of the relative output error.
 
         A layer costs at least the standard error of its cost, and a tenth of what layers do in the
         middle: noise must not make it free.
         """
-        thresholds_LG = _finer(calibration.curve.thresholds_LG)
-        errors_LG = _finer(calibration.curve.errors_LG)
-        gains_LG = _finer(calibration.weak_LG - calibration.weak_LG[:, :1])
+        thresholds_LG = _finer(curves.thresholds_LG)
+        errors_LG = _finer(curves.errors_LG)
+        gains_LG = _finer(curves.zeros_LG - curves.zeros_LG[:, :1])
         price_L = torch.tensor([price(cost) for cost in costs], dtype=torch.float64)
         price_L = price_L.clamp(min=0.1 * price_L.median().item())
         costs_LG = price_L[:, None] * errors_LG**2
-        costs_LG[silent_layers(calibration), 1:] = math.inf
+        costs_LG[curves.silent, 1:] = math.inf
         return cls(thresholds_LG, gains_LG, costs_LG.nan_to_num(math.inf, posinf=math.inf))
 
     def thresholds(self, loss_increase: float) -> list[float]:

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 from prosparse.thresholds.layers import (
     CostModel,
-    calibrate,
+    LayerCurves,
     measure_costs,
-    silent_layers,
-    thresholds_of_error,
 )
 from prosparse.thresholds.search import find_edge, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prosparse.measurement.cett import Calibration
     from prosparse.records.threshold import LayerCost, Method, ThresholdCandidate
     from prosparse.thresholds.judge import Judge
 
@@ -48,21 +45,21 @@ def try_methods(judge: Judge, methods: Sequence[Method], candidates: Sequence[fl
     """
     if tuple(methods) == ("fixed",):
         return Found(tuple(sweep(judge, candidates)))
-    calibration = calibrate(judge.passes)
+    curves = LayerCurves(judge.passes)
     rows: list[ThresholdCandidate] = []
     costs: list[LayerCost] = []
     if "fixed" in methods:
-        rows += _fixed(judge, calibration)
+        rows += _fixed(judge, curves)
     if "per-layer" in methods:
-        costs = measure_costs(judge.passes, calibration)
-        rows += _per_layer(judge, CostModel.of(calibration, costs))
+        costs = measure_costs(judge.passes, curves)
+        rows += _per_layer(judge, CostModel.of(curves, costs))
     if "cett" in methods:
-        rows += _cett(judge, calibration)
-    return Found(tuple(rows), tuple(costs), tuple(silent_layers(calibration)))
+        rows += _cett(judge, curves)
+    return Found(tuple(rows), tuple(costs), tuple(curves.silent))
 
 
-def _fixed(judge: Judge, calibration: Calibration) -> list[ThresholdCandidate]:
-    largest = calibration.curve.thresholds_LG.max().item()
+def _fixed(judge: Judge, curves: LayerCurves) -> list[ThresholdCandidate]:
+    largest = curves.thresholds_LG.max().item()
     first = min(FIRST_THRESHOLD, largest)
     return find_edge(judge, "fixed", lambda t: [t] * judge.num_layers, first, largest, power=2)
 
@@ -81,11 +78,11 @@ def _per_layer(judge: Judge, model: CostModel) -> list[ThresholdCandidate]:
     )
 
 
-def _cett(judge: Judge, calibration: Calibration) -> list[ThresholdCandidate]:
+def _cett(judge: Judge, curves: LayerCurves) -> list[ThresholdCandidate]:
     return find_edge(
         judge,
         "cett",
-        lambda error: thresholds_of_error(calibration, error),
+        lambda error: curves.thresholds(error)[0],
         FIRST_ERROR,
         1.0,
         power=2,

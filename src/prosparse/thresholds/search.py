@@ -27,7 +27,7 @@ CLOSE_ENOUGH = 0.05
 """A search ends when the increase is below the budget by less than this share of it."""
 NARROW_ENOUGH = 0.01
 """A search ends when the edge of the budget is known to this share of its setting."""
-FARTHEST_STEP = 4.0
+FARTHEST_STEP = 5.0
 """Factor by which the next setting may differ from the last while only one side is known."""
 
 
@@ -97,9 +97,10 @@ def find_edge(
 ) -> list[ThresholdCandidate]:
     """Return candidates ever closer to the edge of the budget, by rising setting.
 
-    The next setting is where a power law through the last one meets the budget, but never outside
-    what is known: above the largest setting within the budget, below the smallest over it. It takes
-    perplexity to rise with the setting: where it does not, the edge found is one of several.
+    The next setting is where a power law meets the budget, through the two candidates around it once
+    there are two, but never outside what is known: above the largest setting within the budget, below
+    the smallest over it. It takes perplexity to rise with the setting: where it does not, the edge
+    found is one of several.
 
     Args:
         judge: Measures them; its budget is above 0 and finite.
@@ -110,21 +111,35 @@ def find_edge(
         power: Of the setting that the increase is about proportional to.
     """
     rows: list[ThresholdCandidate] = []
-    low, high, setting = 0.0, math.inf, min(first, largest)
+    within: ThresholdCandidate | None = None
+    over: ThresholdCandidate | None = None
+    setting = min(first, largest)
     for _ in range(SEARCH_STEPS):
         row = judge.measure(method, setting, thresholds_at(setting))
         rows.append(row)
         if row.within_budget:
-            low = setting
+            within = row
             is_close = row.perplexity_increase >= (1 - CLOSE_ENOUGH) * judge.max_increase
             if is_close or setting >= largest:
                 break
         else:
-            high = setting
+            over = row
+        low = 0.0 if within is None else within.threshold
+        high = math.inf if over is None else over.threshold
         if high - low < NARROW_ENOUGH * high:
             break
+        if within is not None and over is not None:
+            power = _power(within, over, power)
         setting = min(_next(row, judge.max_increase, low, high, power), largest)
     return sorted(rows, key=lambda row: row.threshold)
+
+
+def _power(within: ThresholdCandidate, over: ThresholdCandidate, otherwise: float) -> float:
+    """Return the power of the law through two candidates, if there is one."""
+    low, high = within.perplexity_increase, over.perplexity_increase
+    if not 0 < low < high < math.inf:
+        return otherwise
+    return math.log(high / low) / math.log(over.threshold / within.threshold)
 
 
 def _next(
@@ -138,6 +153,8 @@ def _next(
     guess = row.threshold * factor
     if high == math.inf:
         return max(guess, 1.02 * low)
+    if not low < guess < high:
+        return (low + high) / 2
     # A tenth of the bracket at least, so that a law that does not hold cannot stall the search.
     margin = (high - low) / 10
     return min(max(guess, low + margin), high - margin)
