@@ -147,14 +147,15 @@ class Calibration:
             whole_T = _row_norms(x1_TF @ down_DF.T)
             for index, threshold in enumerate(thresholds_LG[layer].tolist()):
                 is_kept_TF = size_TF >= threshold
-                weak_LG[layer, index] += len(x1_TF) * (1 - is_kept_TF.double().mean())
+                weak_LG[layer, index] += is_kept_TF.numel() - torch.count_nonzero(is_kept_TF)
                 weak_TF = x1_TF.masked_fill(is_kept_TF, 0)
                 # A token without any output loses nothing.
                 share_T = _row_norms(weak_TF @ down_DF.T) / whole_T
                 errors_LG[layer, index] += share_T.masked_fill(whole_T == 0, 0).sum()
 
         self._run(self._batches, observe)
-        return (errors_LG / self.num_tokens).cpu(), (weak_LG / self.num_tokens).cpu()
+        entries_L1 = torch.tensor([[self.num_tokens * ffn.d_ff] for ffn in self._ffns])
+        return (errors_LG / self.num_tokens).cpu(), weak_LG.cpu() / entries_L1
 
     @torch.no_grad()
     def _run(self, batches: Sequence[Tensor], observe: Callable[[int, Tensor], None]) -> None:

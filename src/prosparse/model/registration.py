@@ -89,12 +89,12 @@ def _fill_in(model: Any) -> None:
     if not empty:
         return
     param = getattr(model.config.get_text_config(), PARAM_KEY, None)
-    numbers = param if isinstance(param, list) else [param]
+    numbers = param if isinstance(param, list) else [param] * len(empty)
     if not all(isinstance(number, int | float) for number in numbers):
         raise UserError(
             f"The config of this {model.config.model_type} model names a "
             f"{type(empty[0]).__name__} activation but its {PARAM_KEY} is {param!r}; "
             f"set {PARAM_KEY} in config.json to a number, or to a list of one for each layer."
         )
-    for module, number in zip(empty, params_of_layers(param, len(empty)), strict=True):
-        module.param = float(number)
+    for module, number in zip(empty, params_of_layers(numbers, len(empty)), strict=True):
+        module.param = number if number is None else float(number)

@@ -33,9 +33,9 @@ def choosing_and_checking(
         UserError: As `read_windows`.
     """
     if check_data:
-        return tuple(
-            read_windows(sources, tokenizer, context_length, num_tokens)
-            for sources in (data, check_data)
+        return (
+            read_windows(data, tokenizer, context_length, num_tokens),
+            read_windows(check_data, tokenizer, context_length, num_tokens),
         )
     wanted = num_tokens // context_length
     # What is not a whole window is left out first, or it would move the second part.
