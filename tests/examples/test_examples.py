@@ -105,6 +105,15 @@ def test_how_sparse_a_dense_model_is(run, checkpoint, texts):
     assert printed.count("needed by k tokens together: 1: ") == 2
 
 
+def test_which_thresholds_a_budget_allows(run, relu_checkpoint, texts, tmp_path):
+    printed = run("11_thresholds.py", relu_checkpoint, texts["prose"], tmp_path / "out")
+    assert "    fixed: sparsity " in printed
+    assert printed.count("t = ") == 2
+    assert "Chosen: " in printed
+    with pytest.raises(SystemExit, match=r"python examples/11_thresholds.py "):
+        run("11_thresholds.py")
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):
