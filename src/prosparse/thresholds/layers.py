@@ -20,17 +20,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from prosparse.measurement.cett import Calibration
-from prosparse.measurement.passes import Passes
-from prosparse.measurement.perplexity import Windows, mean_and_stderr
+from prosparse.measurement.perplexity import Windows, mean_and_stderr, window_losses
+from prosparse.measurement.restart import Restart
 from prosparse.measurement.strength import GateValues
+from prosparse.model.activation import build_activation
+from prosparse.model.device import autocast
 from prosparse.model.ffn import ffns
 from prosparse.records.threshold import LayerCost
 from prosparse.thresholds.judge import apply_thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from prosparse.measurement.passes import Passes
 
 CURVE_TOKENS = 4096
 """Tokens, spread over the data sets, that the curves are measured on; one window of each at least."""
@@ -83,23 +88,46 @@ class LayerCurves:
 
 def measure_costs(passes: Passes, curves: LayerCurves) -> list[LayerCost]:
     """Return what a threshold in each layer alone adds to the loss; the model is left with ReLU."""
-    part = beginnings(passes.held_out, COST_TOKENS)
-    short = Passes(passes.model, part, passes.precision, passes.progress)
     thresholds, errors = curves.thresholds(COST_ERROR)
-    none = [0.0] * len(thresholds)
-    apply_thresholds(passes.model, none)
-    baseline = short.run("cost of layers: ")
+    passes.model.eval()
+    windows = beginnings(passes.held_out, COST_TOKENS)
+    num_windows = sum(len(w.ids_WS) for w in windows)
+    bar = tqdm(
+        total=num_windows,
+        unit="window",
+        desc="cost of layers",
+        disable=not passes.progress,
+        leave=False,
+    )
+    with bar:
+        increases = [
+            torch.cat([_increases(passes, thresholds, ids_1S, bar) for ids_1S in w.ids_WS.split(1)])
+            for w in windows
+        ]
     costs = []
     for layer, (threshold, error) in enumerate(zip(thresholds, errors, strict=True)):
-        apply_thresholds(passes.model, [*none[:layer], threshold, *none[layer + 1 :]])
-        measured = short.run(f"cost of layer {layer}: ")
-        pairs = [
-            mean_and_stderr(m.loss_W - b.loss_W) for m, b in zip(measured, baseline, strict=True)
-        ]
+        pairs = [mean_and_stderr(increase_WL[:, layer]) for increase_WL in increases]
         stderr = math.sqrt(sum(s * s for _, s in pairs)) / len(pairs)
         costs.append(LayerCost(threshold, error, sum(d for d, _ in pairs) / len(pairs), stderr))
-    apply_thresholds(passes.model, none)
     return costs
+
+
+@torch.no_grad()
+def _increases(passes: Passes, thresholds: Sequence[float], ids_1S: Tensor, bar: tqdm) -> Tensor:
+    """Return what each layer's threshold alone adds to the loss of a window, float64 [1, L]."""
+    model, restart = passes.model, Restart(passes.model)
+    ids_1S = ids_1S.to(model.device)
+    found = []
+    with autocast(passes.precision, model.device):
+        with restart.keep():
+            plain_1 = window_losses(model, ids_1S)
+        for ffn, threshold in zip(ffns(model), thresholds, strict=True):
+            ffn.set_activation(build_activation("fatrelu", threshold))
+            with restart.above(ffn.layer):
+                found.append(window_losses(model, ids_1S) - plain_1)
+            ffn.set_activation(build_activation("relu"))
+    bar.update()
+    return torch.stack(found, dim=1).cpu()
 
 
 @dataclass(frozen=True, slots=True)
