@@ -43,11 +43,14 @@ class Restart:
     @contextlib.contextmanager
     def above(self, layer: int) -> Iterator[None]:
         """Skip the layers below `layer` inside the block, for the same input as was kept."""
-        skipped = [cast("nn.Module", module) for module in self._layers[:layer]]
+        skipped = list(self._layers[:layer])
+        own = [vars(module).get("forward") for module in skipped]  # of modules that are offloaded
         for module in skipped:
             module.forward = lambda *_args, **_kwargs: self._outputs[layer - 1]
         try:
             yield
         finally:
-            for module in skipped:
-                del module.forward  # the instance's: the class's own comes back
+            for module, forward in zip(skipped, own, strict=True):
+                del module.forward  # the class's comes back
+                if forward is not None:
+                    module.forward = forward
