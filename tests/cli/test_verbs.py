@@ -106,7 +106,8 @@ def test_train_then_threshold_then_report(prosparse, recipe_file, texts, tmp_pat
         "--max-perplexity-increase", 10,
     )  # fmt: skip
     assert shifted.code == 0
-    assert "Applied threshold 0.5" in shifted.out
+    assert "Applied t = 0.5: sparsity " in shifted.out
+    assert "On text that it was not chosen by: sparsity " in shifted.out
     assert ps.load(tmp_path / "shifted").config.hidden_act == "fatrelu"
 
     assert prosparse("report", tmp_path / "run").code == 0
@@ -125,6 +126,22 @@ def test_inspect_prints_contexts_and_writes_a_page(prosparse, relu_checkpoint, t
     assert "Layer 1, neuron 5\n\n| data set | fires on |" in result.out
     assert result.out.count("  prose: ") == 10
     assert f"Wrote {tmp_path / 'out' / 'report.html'}" in result.out
+
+
+def test_thresholds_by_layer_checked_on_other_data(prosparse, relu_checkpoint, texts, tmp_path):
+    result = prosparse(
+        "threshold", relu_checkpoint, "--data", f"prose={texts['prose']}", "--tokens", 128,
+        "--context-length", 32, "--method", "cett", "--max-perplexity-increase", 0.1,
+        "--check-data", f"code={texts['code']}", "--out", tmp_path / "shifted",
+    )  # fmt: skip
+    assert result.code == 0
+    assert re.search(r"\ncett 0\.\d+ +\d\d\.\d\d % .* within budget", result.out)
+    assert " by layer (cett): sparsity " in result.out
+    assert "On text that it was not chosen by: sparsity " in result.out
+    assert len(ps.load(tmp_path / "shifted").config.hidden_act_param) == 2
+    page = (tmp_path / "shifted" / "report.html").read_text()
+    assert "Thresholds by layer" in page
+    assert "128 tokens of code" in page
 
 
 def test_sparsify_prints_the_table_and_where_things_are(prosparse, recipe_file, tmp_path):

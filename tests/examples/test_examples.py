@@ -123,6 +123,15 @@ def test_which_run_is_better(run, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_which_thresholds_a_budget_allows(run, relu_checkpoint, texts, tmp_path):
+    printed = run("13_thresholds.py", relu_checkpoint, texts["prose"], tmp_path / "out")
+    assert "    fixed: sparsity " in printed
+    assert printed.count("t = ") == 2
+    assert "Chosen: " in printed
+    with pytest.raises(SystemExit, match=r"python examples/13_thresholds.py "):
+        run("13_thresholds.py")
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):

@@ -151,7 +151,7 @@ def test_names_and_numbers_that_do_not_fit(name, numbers, message):
     ],
 )
 def test_build_makes_a_fresh_module(activation, cls):
-    module = build_activation(activation)
+    module = build_activation(activation.name, activation.param)
     assert type(module) is cls
-    assert module is not build_activation(activation)
+    assert module is not build_activation(activation.name, activation.param)
     assert getattr(module, "param", None) == activation.param

@@ -90,8 +90,8 @@ def write(model, checkpoint, tmp_path):
         writer.add_vocab_size(config.vocab_size)
         write_tokenizer(writer, tokenizer, pre)
         for key, value in keys.items():
-            add = writer.add_string if isinstance(value, str) else writer.add_float32
-            add(f"prosparse.{key}", value)
+            kinds = {str: writer.add_string, list: writer.add_array}
+            kinds.get(type(value), writer.add_float32)(f"prosparse.{key}", value)
         for tensor_name, tensor in tensors_of(model).items():
             kind = quantization if tensor.ndim == 2 and tensor.shape[1] % 32 == 0 else F32
             if tensor_name != drop:
@@ -149,9 +149,19 @@ def test_fatrelu_has_the_threshold_of_the_file(write):
     assert loaded.model.layers[1].mlp.act_fn.param == 0.25
 
 
+def test_fatrelu_may_have_a_threshold_for_each_layer(write):
+    loaded = ps.load(write(hidden_act="fatrelu", hidden_act_param=[0.25, 0.5]))
+    assert activation_of(loaded) == Activation("fatrelu", (0.25, 0.5))
+    assert [layer.mlp.act_fn.param for layer in loaded.model.layers] == [0.25, 0.5]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        (
+            {"hidden_act": "fatrelu", "hidden_act_param": [0.1, 0.2, 0.3]},
+            "lists 3 numbers for the 2 layers",
+        ),
         (
             {"hidden_act": "fatrelu"},
             "hidden_act fatrelu, but its prosparse.hidden_act_param is None",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.files import KINDS
+from prosparse.records.sparsity import Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def anything_like(hint: Any) -> st.SearchStrategy:
     if origin is Literal:
         return st.sampled_from(args)
     if type(None) in args:
-        return st.none() | anything_like(args[0])
+        return st.none() | st.one_of(*(anything_like(arg) for arg in args if arg is not type(None)))
     scalars = {
         bool: st.booleans(),
         float: st.floats(),
@@ -115,6 +116,14 @@ def test_non_finite_numbers_are_spelled_out(value):
     encoded = encode(Leaf(1, share=value))
     assert encoded["share"] == str(value)
     assert equal(decode(Leaf, encoded, "f").share, value)
+
+
+def test_one_number_and_a_list_of_them_are_told_apart():
+    for param in (None, 0.5, (0.5, 0.25)):
+        activation = Activation("fatrelu", param)
+        assert through_json(Activation, activation) == activation
+    with pytest.raises(UserError, match=r"param\[1\] must be a number; found 'b'"):
+        decode(Activation, {"name": "fatrelu", "param": [0.5, "b"]}, "f.json")
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():

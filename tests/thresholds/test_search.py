@@ -1,45 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep measures every threshold on the same windows; the largest within the budget wins."""
+"""Candidates are measured; the edge of the budget is found; the largest within it wins."""
 
+import dataclasses
 import math
-import statistics
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import prosparse as ps
-from prosparse.measurement.perplexity import Windows
-from prosparse.model.activation import FATReLU
-from prosparse.model.relufy import activation_of
-from prosparse.records.sparsity import Activation
 from prosparse.records.threshold import ThresholdCandidate
 from prosparse.thresholds.search import (
-    apply_threshold,
+    CLOSE_ENOUGH,
+    SEARCH_STEPS,
     check_candidates,
+    check_method,
     choose,
-    paired_increase,
+    chosen_of_methods,
+    find_edge,
     refuse_dense,
     sweep,
 )
 
 
-@pytest.fixture
-def model(relu_checkpoint):
-    return ps.load(relu_checkpoint)
+def candidate(threshold: float, within_budget: bool, sparsity=0.5, method="fixed"):
+    return ThresholdCandidate(
+        threshold, sparsity, (sparsity,), (), 0.0, 0.0, within_budget, method, (threshold,)
+    )
 
 
-@pytest.fixture
-def held_out():
-    ids = torch.randint(1, 257, (12, 16), generator=torch.Generator().manual_seed(2))
-    return [Windows("a", "a.jsonl", ids[:8]), Windows("b", "b.jsonl", ids[8:])]
+class Curve:
+    """Stands in for a judge: the increase is a function of the threshold of the only layer."""
+
+    def __init__(self, increase, max_increase=0.01):
+        self.increase, self.max_increase = increase, max_increase
+
+    def measure(self, method, setting, thresholds):
+        found = self.increase(thresholds[0])
+        row = candidate(setting, found <= self.max_increase, method=method)
+        return dataclasses.replace(row, perplexity_increase=found)
 
 
-def candidate(threshold: float, within_budget: bool) -> ThresholdCandidate:
-    return ThresholdCandidate(threshold, 0.5, (0.5,), (), 0.0, 0.0, within_budget)
+def edge(curve, first=0.02, largest=10.0, power=2):
+    return find_edge(curve, "cett", lambda t: [t], first, largest, power)
 
 
-def test_sparsity_rises_with_the_threshold(model, held_out):
-    rows = sweep(model, held_out, (0.05, 0.2, 0.8, 3.0), 0.01, precision="float32")
+def largest_within(rows):
+    return max((row for row in rows if row.within_budget), key=lambda row: row.threshold)
+
+
+def test_sparsity_rises_with_the_threshold(judge):
+    rows = [judge.baseline, *sweep(judge, (0.05, 0.2, 0.8, 3.0))]
     assert [row.threshold for row in rows] == [0, 0.05, 0.2, 0.8, 3.0]
     for lower, higher in zip(rows, rows[1:], strict=False):
         assert higher.sparsity > lower.sparsity
@@ -47,90 +58,58 @@ def test_sparsity_rises_with_the_threshold(model, held_out):
         assert all(after >= before for before, after in pairs)
 
 
-def test_the_first_row_is_the_unshifted_model(model, held_out):
-    first, second = sweep(model, held_out, (0.2,), 0.01, precision="float32")
-    assert (first.perplexity_increase, first.perplexity_increase_stderr) == (0.0, 0.0)
-    assert first.within_budget
-    # 8 windows of a and 4 of b: sparsity is over all tokens, the increase over data sets.
-    pooled = [
-        (2 * a + b) / 3
-        for a, b in zip(first.data[0].layer_sparsity, first.data[1].layer_sparsity, strict=True)
-    ]
-    assert first.layer_sparsity == pytest.approx(pooled)
-    increase = math.expm1(
-        statistics.mean(s.loss - f.loss for s, f in zip(second.data, first.data, strict=True))
-    )
-    assert second.perplexity_increase == pytest.approx(increase)
+@given(scale=st.floats(0.1, 100), power=st.floats(1, 4))
+def test_the_edge_of_any_power_law_is_found_just_below_the_budget(scale, power):
+    rows = edge(Curve(lambda t: scale * t**power), largest=1e6)
+    best = largest_within(rows)
+    assert (1 - CLOSE_ENOUGH) * 0.01 <= best.perplexity_increase <= 0.01
+    assert len(rows) <= SEARCH_STEPS
+    assert [r.threshold for r in rows] == sorted(r.threshold for r in rows)
 
 
-@pytest.mark.parametrize("start", [0.0, 0.3])
-def test_the_baseline_is_plain_relu_and_so_is_the_model_afterwards(start, model, held_out):
-    expected = sweep(model, held_out, (0.2,), 0.01, precision="float32")
-    apply_threshold(model, start)
-    assert sweep(model, held_out, (0.2,), 0.01, precision="float32") == expected
-    assert activation_of(model) == Activation("relu")
+def test_a_cliff_is_found_to_a_hundredth():
+    best = largest_within(edge(Curve(lambda t: 0.0 if t < 0.37 else math.inf)))
+    assert 0.98 * 0.37 < best.threshold < 0.37
 
 
-def test_each_candidate_is_told_as_it_comes(model, held_out):
-    told = []
-    rows = sweep(model, held_out, (0.1, 0.2), 0.01, precision="float32", on_candidate=told.append)
-    assert told == list(rows)
+def test_a_search_ends_at_the_largest_setting():
+    rows = edge(Curve(lambda t: -0.001), largest=0.5)
+    assert rows[-1].threshold == 0.5
+    assert all(row.threshold < 0.5 for row in rows[:-1])
 
 
-def test_the_budget_is_inclusive_and_the_baseline_always_within(model, held_out):
-    _, row = sweep(model, held_out, (0.5,), 1.0, precision="float32")
-    increase = abs(row.perplexity_increase)
-    for budget, expected in ((increase, True), (increase * 0.99, row.perplexity_increase < 0)):
-        rows = sweep(model, held_out, (0.5,), budget, precision="float32")
-        assert [r.within_budget for r in rows] == [True, expected]
+@pytest.mark.parametrize("found", [math.nan, math.inf, 5.0])
+def test_a_budget_that_nothing_meets_is_given_up(found):
+    rows = edge(Curve(lambda t: found))
+    assert len(rows) == SEARCH_STEPS
+    assert not any(row.within_budget for row in rows)
+    assert rows[0].threshold < 0.02 / 4**5  # it has looked far down
 
 
 def test_the_largest_within_the_budget_is_chosen():
-    assert choose([candidate(0, True), candidate(0.1, True), candidate(0.2, False)]) == 0.1
+    rows = [candidate(0, True), candidate(0.1, True), candidate(0.2, False)]
+    assert choose(rows).threshold == 0.1
 
 
 def test_a_curve_that_gets_better_again_is_followed_to_its_end():
     rows = [candidate(0, True), candidate(0.1, False), candidate(0.2, True), candidate(0.3, False)]
-    assert choose(rows) == 0.2
+    assert choose(rows).threshold == 0.2
 
 
 def test_none_within_the_budget_is_plain_relu():
-    assert choose([candidate(0, True), candidate(0.1, False)]) == 0.0
+    assert choose([candidate(0, True), candidate(0.1, False)]).threshold == 0.0
 
 
-def test_the_increase_and_its_error_by_hand():
-    a, a_base = [2.0, 3.0, 5.0], [1.9, 2.8, 5.1]
-    b, b_base = [1.0, 1.5], [1.0, 1.2]
-    differences = [[0.1, 0.2, -0.1], [0.0, 0.3]]
-    mean = statistics.mean(statistics.mean(d) for d in differences)
-    errors = [statistics.stdev(d) / math.sqrt(len(d)) for d in differences]
-    stderr = math.hypot(*errors) / 2
-    found = paired_increase(
-        [torch.tensor(a).double(), torch.tensor(b).double()],
-        [torch.tensor(a_base).double(), torch.tensor(b_base).double()],
-    )
-    assert found == pytest.approx((math.exp(mean) - 1, math.exp(mean) * stderr), rel=1e-5)
-
-
-def test_equal_losses_have_no_increase_and_no_error():
-    losses = [torch.tensor([1.0, 9.0, 4.0])]
-    assert paired_increase(losses, losses) == (0.0, 0.0)
-
-
-def test_a_ruined_model_is_infinitely_worse_and_never_chosen():
-    losses, baseline = [torch.tensor([900.0, 950.0])], [torch.tensor([1.0, 1.0])]
-    assert paired_increase(losses, baseline) == (math.inf, math.inf)
-    increase, _ = paired_increase([torch.tensor([math.nan])], [torch.tensor([1.0])])
-    assert math.isnan(increase)
-
-
-def test_apply_changes_every_layer_and_the_config(model):
-    apply_threshold(model, 0.25)
-    assert activation_of(model) == Activation("fatrelu", 0.25)
-    thresholds = [m.param for m in model.modules() if isinstance(m, FATReLU)]
-    assert thresholds == [0.25, 0.25]
-    apply_threshold(model, 0.0)
-    assert activation_of(model) == Activation("relu")
+def test_of_several_methods_the_sparsest_choice_wins():
+    rows = [
+        candidate(0, True, 0.5),
+        candidate(0.1, True, 0.6),
+        candidate(0.01, True, 0.7, "per-layer"),
+        candidate(0.02, False, 0.9, "per-layer"),
+        candidate(0.3, True, 0.65, "cett"),
+    ]
+    assert choose(rows) is rows[2]
+    assert chosen_of_methods(rows) == [rows[1], rows[2], rows[4]]
 
 
 def test_candidates_are_sorted_and_come_once():
@@ -141,6 +120,19 @@ def test_candidates_are_sorted_and_come_once():
 def test_candidates_that_are_refused(bad):
     with pytest.raises(ps.UserError, match="--candidates"):
         check_candidates(bad)
+
+
+def test_methods():
+    assert check_method("fixed", 0.0) == ("fixed",)
+    assert check_method("all", 0.01) == ("fixed", "per-layer", "cett")
+    for method, budget, words in (
+        ("greedy", 0.01, "must be one of fixed, per-layer, cett, all; found 'greedy'"),
+        ("cett", 0.0, "a finite number above 0; found 0.0"),
+        ("per-layer", math.inf, "found inf"),
+        ("fixed", math.nan, "must be >= 0; found nan"),
+    ):
+        with pytest.raises(ps.UserError, match=words):
+            check_method(method, budget)
 
 
 def test_a_dense_model_is_refused(checkpoint):

@@ -45,7 +45,7 @@ TrustRemoteCode = Annotated[
 ]
 
 
-def parse_data(items: list[str] | None) -> dict[str, str]:
+def parse_data(items: list[str] | None, option: str = "--data") -> dict[str, str]:
     """Return {name: path} of `NAME=PATH` items.
 
     Raises:
@@ -55,9 +55,9 @@ def parse_data(items: list[str] | None) -> dict[str, str]:
     for item in items or []:
         name, equals, path = item.partition("=")
         if not (name and equals and path):
-            raise UserError(f"--data takes NAME=PATH, such as prose=valid.jsonl; found '{item}'.")
+            raise UserError(f"{option} takes NAME=PATH, such as prose=valid.jsonl; found '{item}'.")
         if name in data:
-            raise UserError(f"--data names '{name}' twice; give each data set its own name.")
+            raise UserError(f"{option} names '{name}' twice; give each data set its own name.")
         data[name] = path
     return data
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prosparse.measurement.pruning import column_norms, contributions
+from prosparse.measurement.strength import Contributions, Strength
 from prosparse.model.device import autocast
 from prosparse.model.tap import tap
 
@@ -69,18 +69,27 @@ class Calibration:
         ffns: Its FFNs.
         batches: Windows of token ids, int64 [B, S]; all are run in every pass.
         precision: `float32` or `bfloat16`.
+        strength: What is compared with a threshold; None: what a neuron adds to the output.
     """
 
     def __init__(
-        self, model: PreTrainedModel, ffns: Sequence[FFN], batches: Sequence[Tensor], precision: str
+        self,
+        model: PreTrainedModel,
+        ffns: Sequence[FFN],
+        batches: Sequence[Tensor],
+        precision: str,
+        strength: Strength | None = None,
     ) -> None:
         self._model, self._ffns, self._batches, self._precision = model, ffns, batches, precision
-        self._norms = [column_norms(ffn) for ffn in ffns]
+        self._strength = strength or Contributions(ffns)
         self.num_tokens = sum(batch.numel() for batch in batches)
         self._known: dict[float, tuple[list[float], list[float]]] = {}
         grid_LG = self._spread()
         nothing_L1 = torch.zeros(len(ffns), 1)  # a threshold of zero prunes nothing
-        errors_LG = self._measured(grid_LG)
+        tiny_L1 = torch.full_like(nothing_L1, torch.finfo(torch.float32).tiny)
+        found_LG, self.weak_LG = self._measured(torch.cat([tiny_L1, grid_LG], dim=1))
+        """Share of entries below each threshold of the curve, float64; for the first that of zeros."""
+        errors_LG = found_LG[:, 1:]
         self.curve = Curve(
             torch.cat([nothing_L1, grid_LG], dim=1),
             torch.cat([nothing_L1.double(), errors_LG], dim=1),
@@ -101,7 +110,7 @@ class Calibration:
         steps = torch.arange(1, NUM_BETWEEN + 1) / (NUM_BETWEEN + 1)
         for _ in range(NUM_CLOSER):
             inner_LG = low_L[:, None] + (high_L - low_L)[:, None] * steps
-            found_LG = self._measured(inner_LG)
+            found_LG, _ = self._measured(inner_LG)
             edges_LG = torch.cat([low_L[:, None], inner_LG, high_L[:, None]], dim=1)
             beyond_L1 = torch.full((len(edges_LG), 1), torch.inf, dtype=torch.float64)
             errors_LG = torch.cat([error_L[:, None], found_LG, beyond_L1], dim=1)
@@ -109,11 +118,11 @@ class Calibration:
         return low_L.tolist(), error_L.tolist()
 
     def _spread(self) -> Tensor:
-        """Return thresholds [L, G] that cut the first window's contributions into equal shares."""
+        """Return thresholds [L, G] that cut the first window's strengths into equal shares."""
         grid: dict[int, Tensor] = {}
 
         def observe(layer: int, x1: Tensor) -> None:
-            size = contributions(x1, self._norms[layer]).flatten()
+            size = self._strength.of(layer, x1).flatten()
             size = size[size > 0].sort().values.cpu()
             shares = torch.linspace(0, 1, NUM_CURVE_POINTS)
             places = (shares * (len(size) - 1)).round().long()
@@ -122,31 +131,42 @@ class Calibration:
         self._run([self._batches[0][:1]], observe)
         return torch.stack([grid[layer] for layer in range(len(self._ffns))])
 
-    def _measured(self, thresholds_LG: Tensor) -> Tensor:
-        """Return CETT of each layer at its thresholds, float64 [L, G], from one pass over the text."""
+    def _measured(self, thresholds_LG: Tensor) -> tuple[Tensor, Tensor]:
+        """Return CETT of each layer at its thresholds, and the share of entries below them.
+
+        Both are float64 [L, G], from one pass over the text.
+        """
         device = self._model.device
         errors_LG = torch.zeros(thresholds_LG.shape, dtype=torch.float64, device=device)
+        weak_LG = torch.zeros_like(errors_LG)
 
         def observe(layer: int, x1: Tensor) -> None:
             x1_TF = x1.flatten(0, -2)
             down_DF = self._ffns[layer].weights()["down_proj"]
-            size_TF = contributions(x1_TF, self._norms[layer])
+            size_TF = self._strength.of(layer, x1_TF)
             whole_T = _row_norms(x1_TF @ down_DF.T)
             for index, threshold in enumerate(thresholds_LG[layer].tolist()):
-                weak_TF = x1_TF.masked_fill(size_TF >= threshold, 0)
+                is_kept_TF = size_TF >= threshold
+                weak_LG[layer, index] += is_kept_TF.numel() - torch.count_nonzero(is_kept_TF)
+                weak_TF = x1_TF.masked_fill(is_kept_TF, 0)
                 # A token without any output loses nothing.
                 share_T = _row_norms(weak_TF @ down_DF.T) / whole_T
                 errors_LG[layer, index] += share_T.masked_fill(whole_T == 0, 0).sum()
 
         self._run(self._batches, observe)
-        return (errors_LG / self.num_tokens).cpu()
+        entries_L1 = torch.tensor([[self.num_tokens * ffn.d_ff] for ffn in self._ffns])
+        return (errors_LG / self.num_tokens).cpu(), weak_LG.cpu() / entries_L1
 
     @torch.no_grad()
     def _run(self, batches: Sequence[Tensor], observe: Callable[[int, Tensor], None]) -> None:
         device, was_training = self._model.device, self._model.training
         self._model.eval()
         try:
-            with tap(self._ffns, observe), autocast(self._precision, device):
+            with (
+                self._strength.watch(),
+                tap(self._ffns, observe),
+                autocast(self._precision, device),
+            ):
                 for ids_BS in batches:
                     # The head's logits are of no interest.
                     self._model.base_model(input_ids=ids_BS.to(device), use_cache=False)

@@ -3,7 +3,8 @@
 
 ReLU needs nothing of ours: `hidden_act: relu` is stock transformers. The other two carry a number
 that a name alone cannot say, so a checkpoint holds two keys, the ones MiniCPM-S, the SparseLLM
-models and vLLM already use: `hidden_act` (`fatrelu`, `shifted_relu`) and `hidden_act_param`.
+models and vLLM already use: `hidden_act` (`fatrelu`, `shifted_relu`) and `hidden_act_param`, which
+with us may also be a list, a number for each layer.
 transformers builds an activation from its name only; the number is filled in afterwards, from the
 model's config, by `prosparse.model.registration`.
 """
@@ -11,12 +12,18 @@ model's config, by `prosparse.model.registration`.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from prosparse.errors import UserError
 from prosparse.records.sparsity import Activation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedConfig
 
 PARAM_KEY = "hidden_act_param"
 
@@ -128,7 +135,31 @@ def make_activation(
     return Activation(name, float(param))
 
 
-def build_activation(activation: Activation) -> nn.Module:
-    """Return a fresh module for a sparse activation."""
-    cls = SPARSE_ACTIVATIONS[activation.name]
-    return cls() if cls is nn.ReLU else cls(activation.param)
+def build_activation(name: str, param: float | None = None) -> nn.Module:
+    """Return a fresh module for the sparse activation of one layer."""
+    cls = SPARSE_ACTIVATIONS[name]
+    return cls() if cls is nn.ReLU else cls(param)
+
+
+def param_from_config(config: PreTrainedConfig) -> float | tuple[float, ...] | None:
+    """Return the number, or a number for each layer, that a config keeps for its activation."""
+    param = getattr(config, PARAM_KEY, None)
+    return tuple(param) if isinstance(param, list) else param
+
+
+def params_of_layers(
+    param: float | Sequence[float] | None, num_layers: int
+) -> Sequence[float | None]:
+    """Return the number of each layer; one number is that of all.
+
+    Raises:
+        UserError: There are more or fewer numbers than layers.
+    """
+    if param is None or isinstance(param, int | float):
+        return [param] * num_layers
+    if len(param) != num_layers:
+        raise UserError(
+            f"{PARAM_KEY} lists {len(param)} numbers for the {num_layers} layers of this model; set "
+            "it in config.json to one number, or to one for each layer."
+        )
+    return param

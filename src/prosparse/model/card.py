@@ -29,6 +29,15 @@ import prosparse
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("{folder}")  # or: prosparse.load("{folder}")
 ```
+
+Without prosparse it loads by the code beside it, `modeling_prosparse.py`, if you allow that to run:
+
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
+```
+
+With neither, transformers refuses it (`KeyError: '{activation}'`).
 """
 
 ONLY_WITH_US = """\
@@ -39,6 +48,9 @@ so `AutoModelForCausalLM` alone would silently run the dense one:
 import prosparse
 model = prosparse.load("{folder}")
 ```
+
+Without prosparse, `AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)` runs the
+code beside it, `modeling_prosparse.py`.
 """
 
 CARD = """\
@@ -70,8 +82,7 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
         loading = LOADS_PLAIN if activation.name == "relu" else LOADS_WITH_US
     words = {
         "relu": "ReLU (`hidden_act: relu`)",
-        "fatrelu": f"FATReLU, x where x >= {activation.param}, else 0 "
-        f"(`hidden_act: fatrelu`, `hidden_act_param: {activation.param}`)",
+        "fatrelu": _fatrelu(activation.param),
         "shifted_relu": f"shifted ReLU, max(x - {activation.param}, 0) "
         f"(`hidden_act: shifted_relu`, `hidden_act_param: {activation.param}`)",
     }
@@ -79,6 +90,15 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
         model_type=model_type,
         base=base,
         activation=words.get(activation.name, activation.name),
-        loading=loading.format(folder=".", model_type=model_type),
+        loading=loading.format(folder=".", model_type=model_type, activation=activation.name),
         notes="\n".join(notes) + "\n",
     )
+
+
+def _fatrelu(param: float | tuple[float, ...] | None) -> str:
+    if isinstance(param, tuple):
+        return (
+            f"FATReLU, x where x >= t, else 0, t from {min(param):.4g} to {max(param):.4g} by layer "
+            "(`hidden_act: fatrelu`, `hidden_act_param`: a list)"
+        )
+    return f"FATReLU, x where x >= {param}, else 0 (`hidden_act: fatrelu`, `hidden_act_param: {param}`)"

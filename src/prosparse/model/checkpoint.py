@@ -152,27 +152,30 @@ def save(
         weights: Those to write, of a model that has only a part of them; None: its own.
     """
     from prosparse.model.card import model_card
+    from prosparse.model.standalone import write_standalone
 
     model.save_pretrained(folder, state_dict=weights)
+    write_standalone(model, folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(model, base, notes), encoding="utf-8")
 
 
 def restore_activation(model: PreTrainedModel) -> None:
-    """Put the activation that the config names into families whose code hard-codes another."""
-    from prosparse.model.activation import PARAM_KEY, SPARSE_ACTIVATIONS, build_activation
-    from prosparse.model.ffn import ffns
-    from prosparse.model.relufy import OWN_KEY
-    from prosparse.records.sparsity import Activation
+    """Put the activation that the config names where another module is.
 
-    config = model.config.get_text_config()
-    name = getattr(config, OWN_KEY, None)
+    Some families hard-code their activation; and modeling code that comes with a checkpoint, ours
+    too, brings modules of its own, which the sparse path would not know.
+    """
+    from prosparse.model.activation import SPARSE_ACTIVATIONS
+    from prosparse.model.ffn import ffns
+    from prosparse.model.relufy import OWN_KEY, activation_of, relufy_in_place
+    from prosparse.model.standalone import is_standalone
+
+    name = getattr(model.config.get_text_config(), OWN_KEY, None)
     if name not in SPARSE_ACTIVATIONS:
         return
-    found = ffns(model)
-    if found[0].family.config_key is None:
-        for ffn in found:
-            ffn.set_activation(build_activation(Activation(name, getattr(config, PARAM_KEY, None))))
+    if ffns(model)[0].family.config_key is None or is_standalone(model):
+        relufy_in_place(model, activation_of(model))
 
 
 def is_gguf(model: str | Path) -> bool:

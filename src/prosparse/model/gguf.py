@@ -63,8 +63,10 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             default,
         )
     elif named in SPARSE_ACTIVATIONS:
-        if named != "relu" and not isinstance(param, int | float):
+        if named != "relu" and not isinstance(param, int | float | list):
             raise UserError(f"{path} has {ACTIVATION_KEY} {named}, but its {PARAM_KEY} is {param}.")
+        if isinstance(param, list):  # one for each layer
+            param = tuple(param)
         relufy_in_place(model, Activation(named, param))
     elif named != default:
         raise UserError(f"{path} has {ACTIVATION_KEY} {named}, which prosparse does not know.")
@@ -97,7 +99,7 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 @lru_cache(maxsize=4)
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the scalar metadata of a GGUF file, after checking that the file is whole.
+    """Return the scalars of a GGUF file and its activation's numbers, after checking that it is whole.
 
     Raises:
         UserError: It does not exist, is not a GGUF, or ends before its last tensor does.
@@ -122,5 +124,5 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {
         name: field.contents()
         for name, field in reader.fields.items()
-        if len(field.data) == 1 and "tokens" not in name
+        if name == PARAM_KEY or (len(field.data) == 1 and "tokens" not in name)
     }

@@ -78,15 +78,23 @@ def _teach(modeling_utils: ModuleType) -> None:
 
 def _fill_in(model: Any) -> None:
     from prosparse.errors import UserError
-    from prosparse.model.activation import PARAM_KEY, FATReLU, ShiftedReLU
+    from prosparse.model.activation import PARAM_KEY, FATReLU, ShiftedReLU, params_of_layers
 
-    for module in model.modules():
-        if isinstance(module, FATReLU | ShiftedReLU) and module.param is None:
-            param = getattr(model.config.get_text_config(), PARAM_KEY, None)
-            if not isinstance(param, int | float):
-                raise UserError(
-                    f"The config of this {model.config.model_type} model names a "
-                    f"{type(module).__name__} activation but its {PARAM_KEY} is {param!r}; "
-                    f"set {PARAM_KEY} in config.json to a number."
-                )
-            module.param = float(param)
+    # A family's FFNs are built in the order of its layers, so this is that order.
+    empty = [
+        module
+        for module in model.modules()
+        if isinstance(module, FATReLU | ShiftedReLU) and module.param is None
+    ]
+    if not empty:
+        return
+    param = getattr(model.config.get_text_config(), PARAM_KEY, None)
+    numbers = param if isinstance(param, list) else [param] * len(empty)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise UserError(
+            f"The config of this {model.config.model_type} model names a "
+            f"{type(empty[0]).__name__} activation but its {PARAM_KEY} is {param!r}; "
+            f"set {PARAM_KEY} in config.json to a number, or to a list of one for each layer."
+        )
+    for module, number in zip(empty, params_of_layers(numbers, len(empty)), strict=True):
+        module.param = number if number is None else float(number)

@@ -6,7 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosparse.model.activation import PARAM_KEY, build_activation, make_activation
+from prosparse.model.activation import (
+    PARAM_KEY,
+    build_activation,
+    make_activation,
+    param_from_config,
+    params_of_layers,
+)
 from prosparse.model.ffn import ffns
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.run import RelufyRecord
@@ -29,7 +35,7 @@ def activation_of(model: PreTrainedModel) -> Activation:
     name = getattr(config, ffn.family.config_key or OWN_KEY, None)
     if name is None:
         name = type(ffn.activation).__name__
-    return Activation(str(name), getattr(config, PARAM_KEY, None))
+    return Activation(str(name), param_from_config(config))
 
 
 def relufy_in_place(model: PreTrainedModel, activation: Activation) -> Activation:
@@ -49,12 +55,14 @@ def relufy_in_place(model: PreTrainedModel, activation: Activation) -> Activatio
     replaced = activation_of(model)
     config = model.config.get_text_config()
     setattr(config, found[0].family.config_key or OWN_KEY, activation.name)
-    if activation.param is not None:
+    if isinstance(activation.param, tuple):
+        setattr(config, PARAM_KEY, list(activation.param))
+    elif activation.param is not None:
         setattr(config, PARAM_KEY, activation.param)
     elif hasattr(config, PARAM_KEY):
         delattr(config, PARAM_KEY)
-    for ffn in found:
-        ffn.set_activation(build_activation(activation))
+    for ffn, param in zip(found, params_of_layers(activation.param, len(found)), strict=True):
+        ffn.set_activation(build_activation(activation.name, param))
     return replaced
 
 

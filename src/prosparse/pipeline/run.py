@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prosparse.records.threshold import ThresholdRecord
-    from prosparse.thresholds.search import OnCandidate
+    from prosparse.thresholds.judge import OnCandidate
     from prosparse.training.milestones import OnMilestone
 
 

@@ -79,10 +79,7 @@ def _decode_value(hint: Any, value: Any, source: str, path: str) -> Any:
         if value is None and type(None) in args:
             return None
         kinds = [arg for arg in args if arg is not type(None)]
-        if len(kinds) > 1:  # a word of a Literal, or something else
-            is_word = isinstance(value, str)
-            kinds = [kind for kind in kinds if (get_origin(kind) is typing.Literal) == is_word]
-        return _decode_value(kinds[0], value, source, path)
+        return _decode_value(_kind_of(value, kinds), value, source, path)
     if origin is typing.Literal:
         if value not in args:
             choices = ", ".join(str(arg) for arg in args)
@@ -107,6 +104,13 @@ def _decode_value(hint: Any, value: Any, source: str, path: str) -> Any:
             for key, item in value.items()
         }
     return _decode_scalar(hint, value, source, path)
+
+
+def _kind_of(value: Any, kinds: list[Any]) -> Any:
+    """Return which kind a value is meant as: a list, a word of a Literal, or something else."""
+    wanted = {list: tuple, tuple: tuple, str: typing.Literal}.get(type(value))
+    others = [kind for kind in kinds if get_origin(kind) not in (tuple, typing.Literal)]
+    return next((kind for kind in kinds if get_origin(kind) is wanted), (others or kinds)[0])
 
 
 def _decode_scalar(hint: Any, value: Any, source: str, path: str) -> Any:

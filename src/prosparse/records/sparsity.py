@@ -17,8 +17,9 @@ class Activation:
 
     name: str
     """`hidden_act`: relu, fatrelu, shifted_relu, or whatever the dense model has (silu, ...)."""
-    param: float | None = None
-    """`hidden_act_param`: threshold t of FATReLU, bias b of shifted ReLU; None otherwise."""
+    param: float | tuple[float, ...] | None = None
+    """`hidden_act_param`: threshold t of FATReLU, bias b of shifted ReLU; None otherwise. One number
+    for all layers, or one for each, lowest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ def activation_text(activation: Activation) -> str:
     """Return an activation function in words, e.g. `fatrelu (0.02)`."""
     if activation.param is None:
         return activation.name
+    if isinstance(activation.param, tuple):
+        low, high = (compact_number(bound(activation.param)) for bound in (min, max))
+        return f"{activation.name} ({low} to {high}, by layer)"
     return f"{activation.name} ({compact_number(activation.param)})"
 
 

@@ -69,12 +69,21 @@ def threshold_header(data_names: Sequence[str]) -> Row:
 def threshold_row(candidate: ThresholdCandidate) -> Row:
     """Return one candidate's cells, in the order of `threshold_header`."""
     return (
-        compact_number(candidate.threshold),
+        threshold_setting(candidate),
         percent(candidate.sparsity),
         *_perplexities(candidate.data),
         increase(candidate.perplexity_increase, candidate.perplexity_increase_stderr),
         "within budget" if candidate.within_budget else "over budget",
     )
+
+
+def threshold_setting(candidate: ThresholdCandidate) -> str:
+    """Return what sets a candidate's thresholds apart, e.g. `0.02`, `cett 0.11`, `per-layer 0.9 %`."""
+    if candidate.method == "per-layer":
+        return f"per-layer {100 * candidate.threshold:.3g} %"
+    if candidate.method == "cett":
+        return f"cett {candidate.threshold:.3g}"
+    return compact_number(candidate.threshold)
 
 
 def threshold_grid(record: ThresholdRecord) -> Grid:

@@ -23,11 +23,11 @@ from prosparse.reporting.grids import (
     measure_grid,
     milestone_grid,
     stage_grid,
-    threshold_grid,
 )
 from prosparse.reporting.metric_sections import metric_sections
-from prosparse.reporting.numerals import compact_number, percent
+from prosparse.reporting.numerals import percent
 from prosparse.reporting.section import Section
+from prosparse.reporting.threshold_sections import named, threshold_sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,8 @@ def _(record: MeasureRecord, log: Log) -> list[Section]:
 @sections.register
 def _(record: ThresholdRecord, log: Log) -> list[Section]:
     pair = dict.fromkeys((record.candidates[0], record.chosen_candidate))
-    rows = [(f"t = {compact_number(c.threshold)}", c.sparsity, c.data) for c in pair]
-    return [*_threshold_sections(record), _data_set_section(rows), _shift_section(record)]
+    rows = [(named(c), c.sparsity, c.data) for c in pair]
+    return [*threshold_sections(record), _data_set_section(rows)]
 
 
 @sections.register
@@ -94,8 +94,7 @@ def _(record: SparsifyRecord, log: Log) -> list[Section]:
         *_milestone_sections(record.milestones),
         *_milestone_data_sections(record.milestones),
         *_training_sections(record.training, log),
-        *_threshold_sections(record.threshold),
-        _shift_section(record.threshold),
+        *threshold_sections(record.threshold),
         *_sample_sections(record.sample),
         _recipe_section(record.training),
     ]
@@ -167,29 +166,6 @@ def _final_layers(milestones: Sequence[Milestone]) -> list[Section]:
     figure = plots.layer_sparsity(last.layer_sparsity, labels=(last.label,))
     words = layers_in_words(last.layer_sparsity, last.label)
     return [Section("Sparsity by layer", figure=figure, alternative=words)]
-
-
-def _threshold_sections(record: ThresholdRecord) -> list[Section]:
-    text = (
-        "Gate values below t become zero as well (FATReLU). The largest t whose perplexity "
-        f"increase stays within {compact_number(100 * record.max_perplexity_increase)} % is chosen."
-    )
-    figure = plots.threshold_tradeoff(record)
-    return [Section("Activation threshold shifting", text, figure, threshold_grid(record))]
-
-
-def _shift_section(record: ThresholdRecord) -> Section:
-    before = record.candidates[0].layer_sparsity
-    if record.chosen == 0:
-        figure = plots.layer_sparsity(before, labels=("ReLU",))
-        words = layers_in_words(before, "ReLU")
-        return Section("Sparsity by layer", figure=figure, alternative=words)
-    labels = ("ReLU", f"FATReLU, t = {compact_number(record.chosen)}")
-    after = record.chosen_candidate.layer_sparsity
-    figure = plots.layer_sparsity(before, after, labels)
-    words = " ".join(map(layers_in_words, (before, after), labels))
-    title = "Sparsity by layer, before and after shifting"
-    return Section(title, figure=figure, alternative=words)
 
 
 def _sample_sections(sample: Sample | None) -> list[Section]:

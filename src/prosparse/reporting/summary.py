@@ -121,18 +121,31 @@ def _(record: ThresholdRecord) -> str:
             f"ReLU, and {percent(before.sparsity, 1)} of its FFN activations are zero."
         )
     cost = increase(after.perplexity_increase, after.perplexity_increase_stderr)
-    return (
-        f"FATReLU with t = {compact_number(record.chosen)} raises the share of zero FFN "
+    what = f"t = {compact_number(record.chosen)}"
+    if after.method != "fixed":
+        what = f"a threshold for each layer ({after.method})"
+    found = (
+        f"FATReLU with {what} raises the share of zero FFN "
         f"activations from {percent(before.sparsity, 1)} to {percent(after.sparsity, 1)} "
         f"at {cost} perplexity (budget {budget})."
     )
+    if (checked := record.checked) is None:
+        return found
+    again = increase(checked.perplexity_increase, checked.perplexity_increase_stderr)
+    kept = "keeps" if checked.within_budget else "breaks"
+    return f"{found} On other text it is {again}, which {kept} the budget."
 
 
 @tiles.register
 def _(record: ThresholdRecord) -> list[Tile]:
     after = record.chosen_candidate
+    different = sorted(set(after.layer_thresholds))
+    first = (compact_number(record.chosen), "threshold t, chosen")
+    if len(different) > 1:
+        span = f"{compact_number(different[0])} to {compact_number(different[-1])}"
+        first = (span, "thresholds t by layer, chosen")
     return [
-        (compact_number(record.chosen), "threshold t, chosen"),
+        first,
         (percent(after.sparsity, 1), "of FFN activations are zero"),
         (increase(after.perplexity_increase), "perplexity over t = 0"),
     ]

@@ -61,7 +61,7 @@ class ThresholdTable:
 
     def __init__(self, data_names: Sequence[str]):
         self._titles = threshold_header(data_names)
-        self._widths = (9, 9, *(PERPLEXITY_WIDTH for _ in data_names), 20, 13)
+        self._widths = (18, 9, *(PERPLEXITY_WIDTH for _ in data_names), 20, 13)
 
     def header(self) -> str:
         """Return the column titles and a rule beneath them (two lines)."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 3 of ProSparse: how far can the activation threshold be shifted (Eq. 3, Appendix O)?
 
-The paper tries a few thresholds and picks one by eye. Here every candidate is run on the same
-held-out windows as the unshifted model, so that the difference of two losses is known far better
-than either loss: its standard error comes from the paired differences of windows.
+The paper tries a few thresholds and picks one by eye. `sweep` measures a list of them; `find_edge`
+looks for the edge of the budget along any family of thresholds that one number makes more severe.
 """
 
 from __future__ import annotations
@@ -13,20 +12,23 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prosparse.errors import UserError
-from prosparse.measurement.perplexity import (
-    WindowMeasure,
-    Windows,
-    measure_windows,
-    paired_increase,
-)
-from prosparse.model.relufy import activation_of, relufy_in_place
-from prosparse.records.sparsity import Activation, pool_layer_sparsity
-from prosparse.records.threshold import ThresholdCandidate
+from prosparse.model.relufy import activation_of
+from prosparse.records.threshold import Method, ThresholdCandidate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OnCandidate = Callable[[ThresholdCandidate], None]
+    from prosparse.thresholds.judge import Judge
+
+METHODS: tuple[Method, ...] = ("fixed", "per-layer", "cett")
+CHOICES = (*METHODS, "all")
+SEARCH_STEPS = 12
+CLOSE_ENOUGH = 0.05
+"""A search ends when the increase is below the budget by less than this share of it."""
+NARROW_ENOUGH = 0.01
+"""A search ends when the edge of the budget is known to this share of its setting."""
+FARTHEST_STEP = 5.0
+"""Factor by which the next setting may differ from the last while only one side is known."""
 
 
 def check_candidates(candidates: Sequence[float]) -> tuple[float, ...]:
@@ -43,10 +45,22 @@ def check_candidates(candidates: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(set(candidates)))
 
 
-def apply_threshold(model: PreTrainedModel, threshold: float) -> None:
-    """Make a ReLU or FATReLU model use FATReLU with `threshold`, or plain ReLU at 0."""
-    shifted = Activation("fatrelu", threshold) if threshold > 0 else Activation("relu")
-    relufy_in_place(model, shifted)
+def check_method(method: str, max_perplexity_increase: float) -> tuple[Method, ...]:
+    """Return the methods to try.
+
+    Raises:
+        UserError: An unknown method, or a budget out of range.
+    """
+    if method not in CHOICES:
+        raise UserError(f"--method must be one of {', '.join(CHOICES)}; found '{method}'.")
+    if not max_perplexity_increase >= 0:
+        raise UserError(f"--max-perplexity-increase must be >= 0; found {max_perplexity_increase}.")
+    if method != "fixed" and not 0 < max_perplexity_increase < math.inf:
+        raise UserError(
+            f"--method {method} looks for the edge of a budget: --max-perplexity-increase must be a "
+            f"finite number above 0; found {max_perplexity_increase}."
+        )
+    return METHODS if method == "all" else tuple(m for m in METHODS if m == method)
 
 
 def refuse_dense(model: PreTrainedModel) -> None:
@@ -63,71 +77,102 @@ def refuse_dense(model: PreTrainedModel) -> None:
         )
 
 
-def sweep(
-    model: PreTrainedModel,
-    held_out: Sequence[Windows],
-    candidates: Sequence[float],
-    max_perplexity_increase: float,
-    *,
-    precision: str,
-    on_candidate: OnCandidate | None = None,
-    progress: bool = False,
-) -> tuple[ThresholdCandidate, ...]:
-    """Return the unshifted model and every candidate, measured on the same windows.
-
-    The model is left with plain ReLU.
+def sweep(judge: Judge, candidates: Sequence[float]) -> list[ThresholdCandidate]:
+    """Return every candidate for one threshold in all layers, measured.
 
     Args:
-        model: A ReLU or FATReLU model.
-        held_out: What to measure on.
+        judge: Measures them.
         candidates: Thresholds above 0, rising.
-        max_perplexity_increase: The budget that `within_budget` is judged by.
-        precision: `float32` or `bfloat16`.
-        on_candidate: Called with each candidate as it is measured.
-        progress: Show a progress bar for each measurement.
     """
-    baseline: list[WindowMeasure] = []
-    rows = []
-    for threshold in (0.0, *candidates):
-        apply_threshold(model, threshold)
-        measured = [
-            measure_windows(
-                model,
-                windows,
-                precision=precision,
-                progress=f"threshold {threshold:g}: {windows.name}" if progress else None,
-            )
-            for windows in held_out
-        ]
-        baseline = baseline or measured
-        row = _candidate(threshold, measured, baseline, max_perplexity_increase)
+    return [judge.measure("fixed", t, [t] * judge.num_layers) for t in candidates]
+
+
+def find_edge(
+    judge: Judge,
+    method: Method,
+    thresholds_at: Callable[[float], Sequence[float]],
+    first: float,
+    largest: float,
+    power: float,
+) -> list[ThresholdCandidate]:
+    """Return candidates ever closer to the edge of the budget, by rising setting.
+
+    The next setting is where a power law meets the budget, through the two candidates around it once
+    there are two, but never outside what is known: above the largest setting within the budget, below
+    the smallest over it. It takes perplexity to rise with the setting: where it does not, the edge
+    found is one of several.
+
+    Args:
+        judge: Measures them; its budget is above 0 and finite.
+        method: What the candidates are called.
+        thresholds_at: Returns the threshold of each layer, rising with the setting.
+        first: The setting to begin with, > 0.
+        largest: The setting that ends the search when it is within the budget.
+        power: Of the setting that the increase is about proportional to.
+    """
+    rows: list[ThresholdCandidate] = []
+    within: ThresholdCandidate | None = None
+    over: ThresholdCandidate | None = None
+    setting = min(first, largest)
+    for _ in range(SEARCH_STEPS):
+        row = judge.measure(method, setting, thresholds_at(setting))
         rows.append(row)
-        if on_candidate is not None:
-            on_candidate(row)
-    apply_threshold(model, 0.0)
-    return tuple(rows)
+        if row.within_budget:
+            within = row
+            is_close = row.perplexity_increase >= (1 - CLOSE_ENOUGH) * judge.max_increase
+            if is_close or setting >= largest:
+                break
+        else:
+            over = row
+        low = 0.0 if within is None else within.threshold
+        high = math.inf if over is None else over.threshold
+        if high - low < NARROW_ENOUGH * high:
+            break
+        if within is not None and over is not None:
+            power = _power(within, over, power)
+        setting = min(_next(row, judge.max_increase, low, high, power), largest)
+    return sorted(rows, key=lambda row: row.threshold)
 
 
-def choose(rows: Sequence[ThresholdCandidate]) -> float:
-    """Return the largest threshold within the budget; 0 (plain ReLU) when no candidate is."""
-    return max(row.threshold for row in rows if row.within_budget)
+def _power(within: ThresholdCandidate, over: ThresholdCandidate, otherwise: float) -> float:
+    """Return the power of the law through two candidates, if there is one."""
+    low, high = within.perplexity_increase, over.perplexity_increase
+    if not 0 < low < high < math.inf:
+        return otherwise
+    return math.log(high / low) / math.log(over.threshold / within.threshold)
 
 
-def _candidate(
-    threshold: float,
-    measured: Sequence[WindowMeasure],
-    baseline: Sequence[WindowMeasure],
-    max_perplexity_increase: float,
-) -> ThresholdCandidate:
-    increase, stderr = paired_increase([m.loss_W for m in measured], [b.loss_W for b in baseline])
-    measures = tuple(m.summary() for m in measured)
-    layers = pool_layer_sparsity(measures)
-    return ThresholdCandidate(
-        threshold=threshold,
-        sparsity=sum(layers) / len(layers),
-        layer_sparsity=layers,
-        data=measures,
-        perplexity_increase=increase,
-        perplexity_increase_stderr=stderr,
-        within_budget=threshold == 0 or increase <= max_perplexity_increase,
-    )
+def _next(
+    row: ThresholdCandidate, max_increase: float, low: float, high: float, power: float
+) -> float:
+    increase = row.perplexity_increase
+    factor = FARTHEST_STEP if increase <= 0 else 1 / FARTHEST_STEP  # the latter for NaN, too
+    if 0 < increase < math.inf:
+        wanted = (0.98 * max_increase / increase) ** (1 / power)  # just below the edge
+        factor = min(max(wanted, 1 / FARTHEST_STEP), FARTHEST_STEP)
+    guess = row.threshold * factor
+    if high == math.inf:
+        return max(guess, 1.02 * low)
+    if not low < guess < high:
+        return (low + high) / 2
+    # A tenth of the bracket at least, so that a law that does not hold cannot stall the search.
+    margin = (high - low) / 10
+    return min(max(guess, low + margin), high - margin)
+
+
+def choose(rows: Sequence[ThresholdCandidate]) -> ThresholdCandidate:
+    """Return the largest setting within the budget of each method, and of those the sparsest.
+
+    The unshifted model when no candidate is within.
+    """
+    return max(chosen_of_methods(rows), key=lambda row: row.sparsity)
+
+
+def chosen_of_methods(rows: Sequence[ThresholdCandidate]) -> list[ThresholdCandidate]:
+    """Return each method's largest setting within the budget; the first row for one that has none."""
+    within: dict[Method, ThresholdCandidate] = {}
+    for row in rows:
+        best = within.get(row.method)
+        if row.within_budget and (best is None or row.threshold > best.threshold):
+            within[row.method] = row
+    return list(within.values())

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modeling code that goes with a checkpoint, so that it loads without prosparse.
+
+`modeling_prosparse.py` is written beside the weights and named by `auto_map` in config.json:
+transformers runs it where `trust_remote_code=True` is granted. It needs nothing but transformers,
+and nothing in it is global. Where the permission is not given, and prosparse not imported, stock
+transformers fails on `hidden_act: fatrelu`, which it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from string import Template
+from typing import TYPE_CHECKING
+
+from prosparse.model.ffn import ffns
+from prosparse.model.relufy import OWN_KEY
+from prosparse.records.files import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+MODULE = "modeling_prosparse"
+AUTO_CLASS = "AutoModelForCausalLM"
+UNKNOWN_TO_TRANSFORMERS = ("fatrelu", "shifted_relu")
+
+CODE = Template('''\
+# SPDX-License-Identifier: Apache-2.0
+"""$stock with the FFN activation that config.json names; written by prosparse.
+
+It stands on transformers alone and loads with
+
+    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+"""
+
+import torch
+from torch import nn
+from transformers import $stock
+
+
+class FATReLU(nn.Module):
+    """x where x >= t, else 0. t is compared in the dtype of x; ties are kept."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+        # On the CPU, for transformers builds models on the meta device.
+        self.threshold = {d: torch.tensor(threshold, dtype=d, device="cpu").item() for d in dtypes}
+
+    def forward(self, x):
+        return x.masked_fill(x < self.threshold[x.dtype], 0)
+
+
+class ShiftedReLU(nn.Module):
+    """max(x - b, 0)."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x):
+        return torch.relu(x - self.bias)
+
+
+def activation(name, param):
+    return {"relu": lambda _: nn.ReLU(), "fatrelu": FATReLU, "shifted_relu": ShiftedReLU}[name](param)
+
+
+class $name($stock):
+    """$stock whose FFN activation is `$key` of config.json, with `hidden_act_param`.
+
+    `hidden_act_param` is one number, or a list of one for each layer.
+    """
+
+    def __init__(self, config, *args, **kwargs):
+        text = config.get_text_config()
+        act, param = text.$key, getattr(text, "hidden_act_param", None)
+        text.$key = "relu"  # the stock class does not know the other names
+        try:
+            super().__init__(config, *args, **kwargs)
+        finally:
+            text.$key = act
+        layers = self.get_submodule("$layers")
+        params = param if isinstance(param, list) else [param] * len(layers)
+        for layer, number in zip(layers, params, strict=True):
+            setattr(layer.get_submodule("$ffn"), "$activation", activation(act, number))
+''')
+
+
+def write_standalone(model: PreTrainedModel, folder: Path) -> None:
+    """Write the modeling code beside a checkpoint that stock transformers cannot load as it is.
+
+    In config.json `architectures` stays the stock class, and `auto_map` names the code only where
+    there is any. A model that came with code of somebody else's is left alone.
+
+    Args:
+        model: What was written to `folder`.
+        folder: A checkpoint.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    auto_map = config.pop("auto_map", {})
+    stock = _stock_class(model)
+    if stock is None or any(f"{MODULE}." not in value for value in auto_map.values()):
+        return
+    config["architectures"] = [stock]
+    code = folder / f"{MODULE}.py"
+    if needs_code(model):
+        config["auto_map"] = {AUTO_CLASS: f"{MODULE}.{_class_name(stock)}"}
+        write_whole(code, modeling_code(model, stock))
+    else:
+        code.unlink(missing_ok=True)  # transformers copies the code that a model came with
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def modeling_code(model: PreTrainedModel, stock: str) -> str:
+    """Return the text of `modeling_prosparse.py` for a model of the stock class of this name."""
+    family = ffns(model)[0].family
+    return CODE.substitute(
+        stock=stock,
+        name=_class_name(stock),
+        key=family.config_key or OWN_KEY,
+        layers=family.layers,
+        ffn=family.ffn,
+        activation=family.activation,
+    )
+
+
+def needs_code(model: PreTrainedModel) -> bool:
+    """Return whether stock transformers cannot build this model's activation from its config."""
+    config, key = model.config.get_text_config(), ffns(model)[0].family.config_key
+    names = UNKNOWN_TO_TRANSFORMERS if key else (*UNKNOWN_TO_TRANSFORMERS, "relu")
+    return getattr(config, key or OWN_KEY, None) in names
+
+
+def is_standalone(model: PreTrainedModel) -> bool:
+    """Return whether a model was built by the code that we write beside checkpoints."""
+    return any(cls.__module__.endswith(MODULE) for cls in type(model).__mro__)
+
+
+def _stock_class(model: PreTrainedModel) -> str | None:
+    """Return the class of transformers that a model is of, or None where others wrote it."""
+    # FSDP makes a class of its own, too.
+    nearest = next(
+        cls
+        for cls in type(model).__mro__
+        if not cls.__module__.endswith(MODULE) and not cls.__module__.startswith("torch.")
+    )
+    return nearest.__name__ if nearest.__module__.startswith("transformers.models.") else None
+
+
+def _class_name(stock: str) -> str:
+    return f"ProSparse{stock}"
