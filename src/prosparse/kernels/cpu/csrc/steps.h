@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// The three steps of the FFN in pieces that threads can take: `gate_chunk`, `up_unit`, `down_tile`.
+// Which thread takes a piece changes no number. Included once by each variant_*.cpp.
+#pragma once
+
+#include "rows.h"
+
+namespace prosparse {
+namespace {
+
+constexpr int64_t GATE_BYTES_AHEAD = 4096; // how far ahead of a stream lines are asked for
+constexpr int64_t ROWS_AHEAD = 2;          // the same where rows lie in random places
+constexpr int64_t ROWS_AT_ONCE = 4;        // of step (3): y is loaded and stored once for them
+constexpr int64_t ROWS_OF_A_SUM = 256;     // long sums lose bits: these are added up first
+constexpr int64_t TILE_FLOATS = 8192;      // most columns times tokens of a tile
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Call `function` with a pointer type that tells the kind of the numbers.
+template <typename Function>
+inline void with_kind(int32_t kind, Function function) {
+  switch (kind) {
+    case FLOAT32: function(static_cast<const float*>(nullptr)); break;
+    case BFLOAT16: function(static_cast<const Bf16*>(nullptr)); break;
+    case FLOAT16: function(static_cast<const Fp16*>(nullptr)); break;
+    case INT8: function(static_cast<const int8_t*>(nullptr)); break;
+    default: function(static_cast<const Int4x2*>(nullptr));
+  }
+}
+
+using Dot = void (*)(const Job&, const Workspace&, const Matrix&, int64_t, int64_t, float*);
+
+inline Dot dot_of(const Matrix& matrix) {
+  Dot found = nullptr;
+  with_kind(matrix.kind, [&](auto* element) {
+    found = dot<std::remove_const_t<std::remove_pointer_t<decltype(element)>>>;
+  });
+  return found;
+}
+
+// FATReLU(pre - shift): ties are kept, and so is NaN.
+inline float activate(float pre, const Job& job) {
+  if (job.shift != 0.0f) pre = rounded(pre - job.shift, job.kind);
+  return pre < job.threshold ? 0.0f : pre;
+}
+
+inline int64_t row_bytes(const Matrix& matrix, int64_t width) {
+  int64_t found = 0;
+  with_kind(matrix.kind, [&](auto* element) {
+    found = bytes_of<std::remove_const_t<std::remove_pointer_t<decltype(element)>>>(width);
+  });
+  return found;
+}
+
+void gate_chunk(const Job& job, const Workspace& work, int64_t chunk) {
+  const int64_t first = chunk * work.neurons_per_chunk, tokens = job.tokens;
+  const int64_t last = least(first + work.neurons_per_chunk, job.d_ff);
+  const Dot product = job.gate_pre ? nullptr : dot_of(job.gate);
+  const int64_t ahead = job.gate_pre ? 0 : GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model) + 1;
+  int64_t found = first;
+  for (int64_t f = first; f < last; ++f) {
+    float* gate = work.values + found * tokens;
+    if (product) product(job, work, job.gate, f, f + ahead, gate);
+    bool is_needed = false;
+    for (int64_t t = 0; t < tokens; ++t) {
+      float pre;
+      if (job.gate_pre) {
+        pre = get(job.gate_pre, job.kind, t * job.d_ff + f);
+      } else {
+        const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f) : 0.0f;
+        pre = rounded(job.gate_bias ? gate[t] + bias : gate[t], job.kind);
+      }
+      gate[t] = activate(pre, job);
+      is_needed |= gate[t] != 0.0f; // NaN is needed
+    }
+    work.rows[found] = static_cast<int32_t>(f);
+    found += is_needed;
+  }
+  work.counts[chunk] = static_cast<int32_t>(found - first);
+}
+
+void up_unit(const Job& job, const Workspace& work, int64_t unit) {
+  const int64_t first = unit * work.rows_per_unit, tokens = job.tokens;
+  const int64_t last = least(first + work.rows_per_unit, work.num_rows);
+  const Dot product = dot_of(job.up);
+  float up[MAX_TOKENS];
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t f = work.rows[i], ahead = work.rows[least(i + ROWS_AHEAD, last - 1)];
+    product(job, work, job.up, f, ahead, up);
+    float* x1 = work.values + i * tokens; // holds act(gate)
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (x1[t] == 0.0f) continue;
+      if (job.up_bias) up[t] += get(job.up_bias, job.kind, f);
+      const float value = rounded(up[t], job.kind);
+      x1[t] = rounded(x1[t] * (job.up_relu && value < 0.0f ? 0.0f : value), job.kind);
+    }
+  }
+}
+
+template <typename E>
+inline void add_values(float* sums, const E* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) sums[i] += widen(values[i]);
+}
+
+template <typename E>
+inline void round_values(const float* sums, E* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) round_to(sums[i], values + i);
+}
+
+// y [first, last) of one token, from its sum.
+template <typename E>
+inline void finish(const Job& job, int64_t token, int64_t first, int64_t last, float* sums) {
+  const int64_t start = token * job.d_model + first, count = last - first;
+  if (job.down_bias) add_values(sums, static_cast<const E*>(job.down_bias) + first, count);
+  if (job.residual && job.residual_is_float32) {
+    add_values(sums, static_cast<const float*>(job.residual) + start, count);
+  } else if (job.residual) {
+    add_values(sums, static_cast<const E*>(job.residual) + start, count);
+  }
+  if (job.y_is_float32) {
+    round_values(sums, static_cast<float*>(job.y) + start, count);
+  } else {
+    round_values(sums, static_cast<E*>(job.y) + start, count);
+  }
+}
+
+template <typename E>
+inline void sum_rows(const Job& job, const Workspace& work, int64_t first, int64_t last,
+                     float* sums, int64_t stride) {
+  alignas(64) float part[TILE_FLOATS];
+  for (int64_t begin = 0; begin < work.num_rows; begin += ROWS_OF_A_SUM) {
+    const int64_t end = least(begin + ROWS_OF_A_SUM, work.num_rows);
+    std::memset(part, 0, static_cast<size_t>(job.tokens * stride) * sizeof(float));
+    for (int64_t i = begin; i < end;) {
+      const int32_t* rows = work.rows + i;
+      const float* values = work.values + i * job.tokens;
+      const bool is_group = i + ROWS_AT_ONCE <= end;
+      const int64_t step = is_group ? ROWS_AT_ONCE : 1;
+      int32_t ahead[ROWS_AT_ONCE];
+      for (int64_t r = 0; r < step; ++r) ahead[r] = work.rows[least(i + step + r, work.num_rows - 1)];
+      if (is_group) {
+        add_rows<E, ROWS_AT_ONCE>(job, rows, ahead, values, first, last, part, stride);
+      } else {
+        add_rows<E, 1>(job, rows, ahead, values, first, last, part, stride);
+      }
+      i += step;
+    }
+    for (int64_t i = 0; i < job.tokens * stride; ++i) sums[i] += part[i];
+  }
+}
+
+void down_tile(const Job& job, const Workspace& work, int64_t tile) {
+  const int64_t first = tile * work.columns_per_tile;
+  const int64_t last = least(first + work.columns_per_tile, job.d_model);
+  const int64_t stride = work.columns_per_tile;
+  alignas(64) float sums[TILE_FLOATS];
+  std::memset(sums, 0, static_cast<size_t>(job.tokens * stride) * sizeof(float));
+  with_kind(job.down.kind, [&](auto* element) {
+    using E = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
+    sum_rows<E>(job, work, first, last, sums, stride);
+  });
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    if (job.kind == BFLOAT16) {
+      finish<Bf16>(job, t, first, last, sums + t * stride);
+    } else if (job.kind == FLOAT16) {
+      finish<Fp16>(job, t, first, last, sums + t * stride);
+    } else {
+      finish<float>(job, t, first, last, sums + t * stride);
+    }
+  }
+}
+
+uint64_t read(const void* data, int64_t num_bytes) {
+  constexpr int64_t STEP = 4 * LANES;
+  const auto* words = static_cast<const float*>(data);
+  const int64_t count = num_bytes / static_cast<int64_t>(sizeof(float));
+  Floats sums[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+  for (int64_t i = 0; i + STEP <= count; i += STEP) {
+    prefetch_bytes(reinterpret_cast<uintptr_t>(words + i) + GATE_BYTES_AHEAD, STEP * 4);
+    for (int j = 0; j < 4; ++j) sums[j] = add(sums[j], load(words + i + j * LANES));
+  }
+  return to_bits(sum(add(add(sums[0], sums[1]), add(sums[2], sums[3]))));
+}
+
+} // namespace
+} // namespace prosparse
