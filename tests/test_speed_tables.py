@@ -18,7 +18,7 @@ from prosparse.reporting.tables import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 MARKER = re.compile(r"<!-- (ops|tokens|decode): (\S+) (\S+) -->")
-STEPS = {"up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
+STEPS = {"gate": "step (1)", "up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
 TOKENS_HEADER = (
     "mask",
     "tokens",

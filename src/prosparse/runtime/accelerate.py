@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
+from prosparse.kernels.cpu.memory import ask_for_huge_pages
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
@@ -95,6 +96,7 @@ class Accelerated:
                 if not is_neuron_major(projection, is_down=projection is down):
                     make_neuron_major(projection)
                     self._undo.callback(make_row_major, projection)
+                ask_for_huge_pages(rows_by_neuron(projection, is_down=projection is down))
             if self.is_screened:
                 build_screen(ffn)
 
@@ -118,8 +120,8 @@ def accelerate(
         model: A causal language model with ReLU, FATReLU or shifted ReLU, neither compiled nor
             wrapped; thresholds may differ between layers.
         max_tokens: From 1 to 16. The more tokens, the fewer neurons are zero for all of them.
-        backend: `auto` takes the fastest that runs: `cuda`, `triton`, `reference` (plain PyTorch:
-            correct, not fast). Another holds for all models of this process until `remove`.
+        backend: `auto` takes the fastest that runs: `cuda`, `triton`, `cpu`, `reference` (plain
+            PyTorch: correct, not fast). Another holds for all models of this process until `remove`.
         screened: Keep an int8 copy of every gate, a sixth more memory for the FFNs, and read the
             gate's own rows only where the copy cannot rule a neuron out (`prosparse.kernels.screen`).
             The results are the same; on a GPU and from d_model 1024 on it is faster. Code compiled

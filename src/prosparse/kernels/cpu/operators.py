@@ -73,12 +73,6 @@ def sparse_ffn(
     return y
 
 
-def read(data: Tensor) -> None:
-    """Read a tensor on all threads and do nothing with it: what this memory can give."""
-    num_bytes = data.numel() * data.element_size()
-    library().prosparse_read(data.data_ptr(), num_bytes, torch.get_num_threads())
-
-
 def _job_of(x: Tensor, weights: FFNWeights) -> Job:
     job = _job(x, len(weights.gate_proj), weights.threshold)
     job.gate = _matrix(weights.gate_proj, weights.gate_scales)
@@ -104,9 +98,7 @@ def _job(x: Tensor, d_ff: int, threshold: float) -> Job:
 def _matrix(values: Tensor, scales: Tensor | None) -> Matrix:
     if scales is None:
         return Matrix(values.data_ptr(), None, 0, KINDS[values.dtype])
-    return Matrix(
-        values.data_ptr(), scales.data_ptr(), _group(values, scales), KINDS[values.dtype]
-    )
+    return Matrix(values.data_ptr(), scales.data_ptr(), _group(values, scales), KINDS[values.dtype])
 
 
 def _group(values: Tensor, scales: Tensor) -> int:
