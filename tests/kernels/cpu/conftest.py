@@ -48,7 +48,7 @@ def variant(request) -> str:
 @pytest.fixture(params=[True, False], ids=["openmp", "own-threads"])
 def pool(request) -> bool:
     """Run the test on each kind of threads."""
-    used = library.library().prosparse_use_openmp(request.param)
-    if request.param and not used:
+    library.library().prosparse_use_openmp(request.param)
+    if request.param and not library.uses_openmp():
         pytest.skip("no OpenMP runtime is loaded")
     return request.param

@@ -94,12 +94,18 @@ def library() -> ctypes.CDLL:
     loaded.prosparse_variant.restype = ctypes.c_char_p
     loaded.prosparse_use_variant.argtypes = [ctypes.c_char_p]
     loaded.prosparse_use_openmp.argtypes = [ctypes.c_int32]
+    loaded.prosparse_use_openmp.restype = None
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=loaded.prosparse_forget_threads)
     wanted = os.environ.get(VARIANT_VARIABLE)
     if wanted and loaded.prosparse_use_variant(wanted.encode()):
         raise ValueError(f"{VARIANT_VARIABLE}={wanted} names no variant that runs on this CPU")
     return loaded
+
+
+def uses_openmp() -> bool:
+    """Return whether the kernels run on the threads of PyTorch's OpenMP runtime."""
+    return bool(library().prosparse_uses_openmp())
 
 
 def variant() -> str:

@@ -240,7 +240,11 @@ PROSPARSE_API int32_t prosparse_use_variant(const char* name) {
   return 1;
 }
 
-// Whether the threads of a loaded OpenMP runtime are wanted; returns whether they are used.
-PROSPARSE_API int32_t prosparse_use_openmp(int32_t wanted) { return use_openmp(wanted != 0); }
+// Use the threads of an OpenMP runtime in this process, or our own.
+PROSPARSE_API void prosparse_use_openmp(int32_t wanted) { use_openmp(wanted != 0); }
+
+// Whether those of an OpenMP runtime are used: wanted, and there is one.
+
+PROSPARSE_API int32_t prosparse_uses_openmp() { return uses_openmp(); }
 
 PROSPARSE_API void prosparse_forget_threads() { forget_threads(); }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -133,7 +134,7 @@ void parallel_for(int num_threads, int64_t count, Body body, void* context) {
   Work work{body, context, count};
   const int64_t wanted = num_threads < count ? num_threads : count;
   if (wanted <= 1) return work.run();
-  if (wants_openmp && openmp_parallel()) {
+  if (uses_openmp()) {
     openmp_parallel()([](void* all) { static_cast<Work*>(all)->run(); }, &work,
                       static_cast<unsigned>(wanted), 0);
     return;
@@ -144,10 +145,9 @@ void parallel_for(int num_threads, int64_t count, Body body, void* context) {
   own_pool->run(work, static_cast<int>(wanted) - 1);
 }
 
-bool use_openmp(bool wanted) {
-  wants_openmp = wanted;
-  return wanted && openmp_parallel();
-}
+void use_openmp(bool wanted) { wants_openmp = wanted; }
+
+bool uses_openmp() { return wants_openmp && openmp_parallel(); }
 
 void forget_threads() {
   // OpenMP's threads are gone too, and its runtime does not know; ours are made anew. What the parent

@@ -12,7 +12,8 @@ using Body = void (*)(void* context, int64_t item);
 void parallel_for(int num_threads, int64_t count, Body body, void* context);
 
 // Whether to use the threads of the OpenMP runtime in this process, if there is one, or our own.
-bool use_openmp(bool wanted);
+void use_openmp(bool wanted);
+bool uses_openmp();
 
 // The child of a fork has none of the threads that its parent had.
 void forget_threads();
