@@ -37,8 +37,8 @@ def matrix(draw, F, D, bits, dtype, generator):
             found[draw(st.integers(0, F - 1)), draw(st.integers(0, D - 1))] = special
         return found, None
     values = whole_numbers((F, D), 2, generator, torch.int8)
-    groups = D // draw(st.sampled_from([16, 32, D]))
-    assume(groups and D % groups == 0 and D // groups % 16 == 0)
+    groups = D // draw(st.sampled_from([32, 64, D]))
+    assume(groups and D % groups == 0 and D // groups % 32 == 0)
     scales = 2.0 ** whole_numbers((F, groups), 1, generator) / 2
     return (values if bits == 8 else pack(values)), scales.half()
 
@@ -48,7 +48,7 @@ def cases(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     bits = draw(st.sampled_from([None, None, 8, 4]))
-    D = draw(st.integers(1, 100)) if bits is None else 16 * draw(st.integers(1, 6))
+    D = draw(st.integers(1, 100)) if bits is None else 32 * draw(st.integers(1, 3))
     F, T = draw(st.integers(1, 100)), draw(st.integers(1, 16))
     gate, up, down = (matrix(draw, F, D, bits, dtype, generator) for _ in range(3))
     if draw(st.booleans()):

@@ -179,7 +179,7 @@ def test_every_number_is_rounded_as_torch_rounds_it(dtype, variant):
     assert torch.equal(h.nan_to_num(7), sums.to(dtype).nan_to_num(7))
 
 
-def test_groups_that_are_no_whole_vectors_are_left_to_the_reference():
+def test_groups_that_are_no_whole_blocks_are_left_to_the_reference():
     values, scales = torch.randint(-9, 9, (6, 24), dtype=torch.int8), torch.ones(6, 3).half()
     weights = FFNWeights(values, values, values, scales, scales, scales)
     x = torch.randn(2, 24)

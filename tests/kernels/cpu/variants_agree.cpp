@@ -53,12 +53,12 @@ std::vector<uint8_t> numbers(int32_t kind, int64_t count, int largest) {
 
 bool agrees(const char* variant, int32_t kind, int32_t weights, int64_t T, int64_t D, int64_t F) {
   const auto x = numbers(kind, T * D, 2);
-  std::vector<uint16_t> scales(static_cast<size_t>(F * D / 16 + 1), 0x3c00); // 1.0
+  std::vector<uint16_t> scales(static_cast<size_t>(F * D / 32 + 1), 0x3c00); // 1.0
   std::vector<uint8_t> stored[3];
   Matrix matrices[3];
   for (int i = 0; i < 3; ++i) {
     stored[i] = numbers(weights, F * D, 2);
-    matrices[i] = {stored[i].data(), scales.data(), 16, weights};
+    matrices[i] = {stored[i].data(), scales.data(), 32, weights};
   }
   std::vector<uint8_t> found[2];
   for (int i = 0; i < 2; ++i) {
@@ -82,8 +82,8 @@ int main() {
     for (int32_t kind = 0; kind < 3; ++kind) {
       for (const int32_t weights : {kind, int32_t{prosparse::INT8}, int32_t{prosparse::INT4}}) {
         for (int64_t T = 1; T <= 16; T += T < 5 ? 1 : 11) {
-          for (const int64_t D : {1, 16, 61, 144}) {
-            if (weights > 2 && D % 16) continue;
+          for (const int64_t D : {1, 32, 61, 160}) {
+            if (weights > 2 && D % 32) continue;
             ++num_compared;
             if (agrees(variant, kind, weights, T, D, 37)) continue;
             std::printf("%s differs: kind %d, weights %d, T %d, D %d\n", variant, kind, weights,

@@ -19,7 +19,7 @@ from prosparse.kernels.cpu.library import Job, Matrix, library
 from prosparse.kernels.ffn_weights import FFNWeights
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
-LANES = 16  # a group of quantized weights is whole vectors of this many
+BLOCK = 32  # values that the kernels unpack at once; a group is whole blocks
 
 
 def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
@@ -44,7 +44,7 @@ def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
 
 def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
     """Steps (1) and (2): the intermediate x_1 [T, F] of x [T, D], in the dtype of x."""
-    if not _has_whole_vectors(weights):
+    if not _has_whole_blocks(weights):
         return reference.gate_up(x, weights)
     x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype)
     job = _job_of(x, weights)
@@ -60,7 +60,7 @@ def sparse_ffn(
     float32_output: bool = False,
 ) -> Tensor:
     """The whole FFN; see `prosparse.kernels.ops.sparse_ffn`."""
-    if not _has_whole_vectors(weights):
+    if not _has_whole_blocks(weights):
         return reference.sparse_ffn(x, weights, residual, float32_output)
     y = torch.empty(x.shape, dtype=torch.float32 if float32_output else x.dtype)
     job = _job_of(x, weights)
@@ -106,7 +106,7 @@ def _group(values: Tensor, scales: Tensor) -> int:
     return width // scales.shape[1]
 
 
-def _has_whole_vectors(weights: FFNWeights) -> bool:
+def _has_whole_blocks(weights: FFNWeights) -> bool:
     """Whether all groups are those that `quantize` makes; others are for the reference."""
     pairs = (
         (weights.gate_proj, weights.gate_scales),
@@ -114,7 +114,7 @@ def _has_whole_vectors(weights: FFNWeights) -> bool:
         (weights.down_projT, weights.down_scales),
     )
     return all(
-        values is None or scales is None or _group(values, scales) % LANES == 0
+        values is None or scales is None or _group(values, scales) % BLOCK == 0
         for values, scales in pairs
     )
 

@@ -23,6 +23,18 @@ struct Int4x2 { // two values
   uint8_t bits;
 };
 
+constexpr int LANES = 16;
+constexpr int64_t BLOCK = 2 * LANES;
+
+// Where value i of a block of 32 stands in the two vectors that the block is unpacked into. 16-bit
+// brain floats come out of 32-bit words as even and odd ones, four-bit values as low and high halves
+// of bytes (of eight values, byte j of four holds values j and j + 4); all others in order.
+inline int64_t place_in_block(int32_t kind, int64_t i) {
+  if (kind == BFLOAT16) return i % 2 * LANES + i / 2;
+  if (kind == INT4) return i / 4 % 2 * LANES + i / 8 * 4 + i % 4;
+  return i;
+}
+
 inline float from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -36,6 +48,8 @@ inline uint32_t to_bits(float value) {
 }
 
 inline float widen(float value) { return value; }
+
+inline float widen(int8_t value) { return value; }
 
 inline float widen(Bf16 value) { return from_bits(static_cast<uint32_t>(value.bits) << 16); }
 

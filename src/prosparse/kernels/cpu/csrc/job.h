@@ -8,6 +8,7 @@
 namespace prosparse {
 
 constexpr int MAX_TOKENS = 16;
+constexpr int64_t MOST_TILE_FLOATS = 8192; // columns times tokens that a piece of step (3) adds up
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4 };
 
@@ -15,7 +16,7 @@ enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4
 struct Matrix {
   const void* values;     // null where there is none
   const uint16_t* scales; // float16 [F, D / group], of INT8 and INT4
-  int64_t group;          // values that share a scale, a multiple of 16
+  int64_t group;          // values that share a scale, a multiple of 32
   int32_t kind;
 };
 
@@ -39,13 +40,14 @@ struct Job {
 
 // What one call works in; all of it belongs to the calling thread.
 struct Workspace {
-  float* x;        // [T, stride]: x widened, zero beyond D
-  int64_t stride;  // D rounded up to whole vectors
+  // [T, stride]: x widened, in the order in which the gate's blocks come, and that of up's; zero
+  // beyond D. One and the same where the orders are.
+  float *x_of_gate, *x_of_up;
+  int64_t stride;  // D rounded up to whole blocks
   int32_t* rows;   // [F]: the neurons that some token needs, in order
   float* values;   // [F, T]: act(gate) of those neurons, later x_1, rounded as a tensor would be
   int32_t* counts; // [chunks]: how many neurons of a chunk are needed
   int64_t num_rows;
-  float* sums; // [T, stride]: y before its last rounding
   int64_t neurons_per_chunk, rows_per_unit, columns_per_tile;
 };
 

@@ -24,9 +24,7 @@ extern const Variant VARIANT_NEON;
 
 namespace {
 
-constexpr int64_t LANES = 16;
 constexpr int64_t PIECES_PER_THREAD = 8;
-constexpr int64_t MOST_TILE_FLOATS = 8192; // of steps.h
 constexpr int64_t LEAST_TILE = 128;        // columns: four lines of 16-bit weights
 constexpr int64_t READ_BYTES = 1 << 18;
 
@@ -85,7 +83,7 @@ class Buffer {
 };
 
 struct Buffers {
-  Buffer x, rows, values, counts;
+  Buffer x_of_gate, x_of_up, rows, values, counts;
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -107,12 +105,39 @@ void run_pieces(const Job& job, const Workspace& work, int64_t count) {
   parallel_for(job.num_threads, count, body, &call);
 }
 
-void widen_x(const Job& job, Workspace& work) {
-  for (int64_t t = 0; t < job.tokens; ++t) {
-    float* x = work.x + t * work.stride;
-    for (int64_t c = 0; c < job.d_model; ++c) x[c] = get(job.x, job.kind, t * job.d_model + c);
-    for (int64_t c = job.d_model; c < work.stride; ++c) x[c] = 0.0f;
+bool have_same_order(int32_t a, int32_t b) {
+  for (int64_t i = 0; i < BLOCK; ++i) {
+    if (place_in_block(a, i) != place_in_block(b, i)) return false;
   }
+  return true;
+}
+
+// x as float32, in the order in which blocks of a kind come.
+template <typename E>
+void widen_x(const Job& job, int64_t stride, int32_t order, float* out) {
+  int64_t places[BLOCK];
+  for (int64_t i = 0; i < BLOCK; ++i) places[i] = place_in_block(order, i);
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const E* x = static_cast<const E*>(job.x) + t * job.d_model;
+    float* of_token = out + t * stride;
+    for (int64_t first = 0; first < stride; first += BLOCK) {
+      const int64_t count = job.d_model - first < BLOCK ? job.d_model - first : BLOCK;
+      for (int64_t i = 0; i < count; ++i) of_token[first + places[i]] = widen(x[first + i]);
+      for (int64_t i = count; i < BLOCK; ++i) of_token[first + places[i]] = 0.0f;
+    }
+  }
+}
+
+float* widened_x(const Job& job, int64_t stride, int32_t order, Buffer& buffer) {
+  float* out = buffer.of<float>(job.tokens * stride);
+  if (job.kind == BFLOAT16) {
+    widen_x<Bf16>(job, stride, order, out);
+  } else if (job.kind == FLOAT16) {
+    widen_x<Fp16>(job, stride, order, out);
+  } else {
+    widen_x<float>(job, stride, order, out);
+  }
+  return out;
 }
 
 // Bring what the chunks found together, in order.
@@ -158,15 +183,19 @@ void run_steps(const Job& job) {
   thread_local Buffers buffers;
   Workspace work{};
   const int64_t pieces = PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
-  work.stride = ceil_div(job.d_model, LANES) * LANES;
+  work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
   work.neurons_per_chunk = ceil_div(job.d_ff, pieces);
   const int64_t num_chunks = ceil_div(job.d_ff, work.neurons_per_chunk);
   work.rows = buffers.rows.of<int32_t>(job.d_ff);
   work.values = buffers.values.of<float>(job.d_ff * job.tokens);
   work.counts = buffers.counts.of<int32_t>(num_chunks);
-  if (job.x) {
-    work.x = buffers.x.of<float>(job.tokens * work.stride);
-    widen_x(job, work);
+  if (job.gate.values) {
+    work.x_of_gate = widened_x(job, work.stride, job.gate.kind, buffers.x_of_gate);
+  }
+  if (job.up.values) {
+    const bool is_same = job.gate.values && have_same_order(job.gate.kind, job.up.kind);
+    work.x_of_up = is_same ? work.x_of_gate
+                           : widened_x(job, work.stride, job.up.kind, buffers.x_of_up);
   }
   run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
   close_gaps(job, work, num_chunks);

@@ -9,47 +9,73 @@
 namespace prosparse {
 namespace {
 
-constexpr int LANES = 16;
+constexpr int TOKENS_AT_ONCE = 1; // sixteen registers hold no more
 
 struct Floats {
   __m256 low, high;
+};
+
+struct Block {
+  Floats first, second;
 };
 
 inline Floats broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 
 inline Floats load(const float* data) { return {_mm256_loadu_ps(data), _mm256_loadu_ps(data + 8)}; }
 
-inline __m128i load_eight(const void* data) {
-  return _mm_loadu_si128(static_cast<const __m128i*>(data));
+inline Block load_block(const float* data) { return {load(data), load(data + LANES)}; }
+
+inline __m256i load_words(const void* data) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(data));
 }
 
-inline __m256 from_bf16(__m128i bits) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+inline Block load_block(const Bf16* data) {
+  const __m256i low = load_words(data), high = load_words(data + LANES);
+  const __m256i odd = _mm256_set1_epi32(-65536);
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)),
+           _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(low, odd)),
+           _mm256_castsi256_ps(_mm256_and_si256(high, odd))}};
 }
 
-inline Floats load(const Bf16* data) {
-  return {from_bf16(load_eight(data)), from_bf16(load_eight(data + 8))};
+inline __m256 eight_from_fp16(const Fp16* data) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)));
 }
 
-inline Floats load(const Fp16* data) {
-  return {_mm256_cvtph_ps(load_eight(data)), _mm256_cvtph_ps(load_eight(data + 8))};
+inline Floats from_fp16(const Fp16* data) {
+  return {eight_from_fp16(data), eight_from_fp16(data + 8)};
 }
 
-inline Floats from_bytes(__m128i bytes) {
-  const __m128i upper = _mm_unpackhi_epi64(bytes, bytes);
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))};
+inline Block load_block(const Fp16* data) { return {from_fp16(data), from_fp16(data + LANES)}; }
+
+inline __m128i load_bytes(const void* data) { // eight
+  return _mm_loadl_epi64(static_cast<const __m128i*>(data));
 }
 
-inline Floats load(const int8_t* data) { return from_bytes(load_eight(data)); }
+inline __m256 eight_from_int8(const int8_t* data) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_bytes(data)));
+}
 
-// Of eight values in four bytes, byte j holds value j in its low half and value j + 4 in its high one.
-inline Floats load(const Int4x2* data) {
-  const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(data));
-  const __m128i half = _mm_set1_epi8(15);
-  const __m128i low = _mm_and_si128(both, half);
-  const __m128i high = _mm_and_si128(_mm_srli_epi32(both, 4), half);
-  return from_bytes(_mm_sub_epi8(_mm_unpacklo_epi32(low, high), _mm_set1_epi8(8)));
+inline Floats from_int8(const int8_t* data) {
+  return {eight_from_int8(data), eight_from_int8(data + 8)};
+}
+
+inline Block load_block(const int8_t* data) { return {from_int8(data), from_int8(data + LANES)}; }
+
+inline __m256 less_eight(__m256i halves) {
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(halves, _mm256_set1_epi32(8)));
+}
+
+inline Block load_block(const Int4x2* data) {
+  const __m256i low = _mm256_cvtepu8_epi32(load_bytes(data));
+  const __m256i high = _mm256_cvtepu8_epi32(load_bytes(data + 8));
+  const __m256i half = _mm256_set1_epi32(15);
+  return {{less_eight(_mm256_and_si256(low, half)), less_eight(_mm256_and_si256(high, half))},
+          {less_eight(_mm256_srli_epi32(low, 4)), less_eight(_mm256_srli_epi32(high, 4))}};
+}
+
+inline Floats load_scales(const uint16_t* data) {
+  return from_fp16(reinterpret_cast<const Fp16*>(data));
 }
 
 inline void store(float* data, Floats a) {
@@ -59,6 +85,10 @@ inline void store(float* data, Floats a) {
 
 inline Floats add(Floats a, Floats b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+
+inline Floats multiply(Floats a, Floats b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
 
 // a * b + c
@@ -71,10 +101,6 @@ inline float sum(Floats a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-inline float widen_scale(uint16_t bits) {
-  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
 }
 
 inline void prefetch(const void* address) {

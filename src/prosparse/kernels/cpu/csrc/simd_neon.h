@@ -9,10 +9,14 @@
 namespace prosparse {
 namespace {
 
-constexpr int LANES = 16;
+constexpr int TOKENS_AT_ONCE = 1; // thirty-two registers of four hold no more
 
 struct Floats {
   float32x4_t part[4];
+};
+
+struct Block {
+  Floats first, second;
 };
 
 inline Floats broadcast(float value) {
@@ -24,45 +28,53 @@ inline Floats load(const float* data) {
   return {{vld1q_f32(data), vld1q_f32(data + 4), vld1q_f32(data + 8), vld1q_f32(data + 12)}};
 }
 
-inline float32x4_t from_bf16(uint16x4_t bits) {
-  return vreinterpretq_f32_u32(vshll_n_u16(bits, 16));
+inline Block load_block(const float* data) { return {load(data), load(data + LANES)}; }
+
+inline Block load_block(const Bf16* data) {
+  Block out;
+  for (int i = 0; i < 4; ++i) {
+    const auto* eight = reinterpret_cast<const uint16_t*>(data + 8 * i);
+    const uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16(eight));
+    out.first.part[i] = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
+    out.second.part[i] = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
+  }
+  return out;
 }
 
-inline Floats load(const Bf16* data) {
+inline Floats from_fp16(const uint16_t* data) {
+  Floats out;
+  for (int i = 0; i < 4; ++i) {
+    out.part[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(data + 4 * i)));
+  }
+  return out;
+}
+
+inline Block load_block(const Fp16* data) {
   const auto* bits = reinterpret_cast<const uint16_t*>(data);
-  const uint16x8_t low = vld1q_u16(bits), high = vld1q_u16(bits + 8);
-  return {{from_bf16(vget_low_u16(low)), from_bf16(vget_high_u16(low)),
-           from_bf16(vget_low_u16(high)), from_bf16(vget_high_u16(high))}};
+  return {from_fp16(bits), from_fp16(bits + LANES)};
 }
 
-inline float32x4_t from_fp16(uint16x4_t bits) { return vcvt_f32_f16(vreinterpret_f16_u16(bits)); }
-
-inline Floats load(const Fp16* data) {
-  const auto* bits = reinterpret_cast<const uint16_t*>(data);
-  const uint16x8_t low = vld1q_u16(bits), high = vld1q_u16(bits + 8);
-  return {{from_fp16(vget_low_u16(low)), from_fp16(vget_high_u16(low)),
-           from_fp16(vget_low_u16(high)), from_fp16(vget_high_u16(high))}};
-}
-
-inline Floats from_bytes(int8x16_t bytes) {
+inline Floats from_int8(int8x16_t bytes) {
   const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
   return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
            vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
 }
 
-inline Floats load(const int8_t* data) { return from_bytes(vld1q_s8(data)); }
-
-// Of eight values in four bytes, byte j holds value j in its low half and value j + 4 in its high one.
-inline Floats load(const Int4x2* data) {
-  const uint8x8_t both = vld1_u8(reinterpret_cast<const uint8_t*>(data));
-  const uint32x2_t low = vreinterpret_u32_u8(vand_u8(both, vdup_n_u8(15)));
-  const uint32x2_t high = vreinterpret_u32_u8(vshr_n_u8(both, 4));
-  const uint32x2x2_t zipped = vzip_u32(low, high);
-  const uint8x16_t values =
-      vreinterpretq_u8_u32(vcombine_u32(zipped.val[0], zipped.val[1]));
-  return from_bytes(vsubq_s8(vreinterpretq_s8_u8(values), vdupq_n_s8(8)));
+inline Block load_block(const int8_t* data) {
+  return {from_int8(vld1q_s8(data)), from_int8(vld1q_s8(data + LANES))};
 }
+
+inline Floats less_eight(uint8x16_t halves) {
+  return from_int8(vsubq_s8(vreinterpretq_s8_u8(halves), vdupq_n_s8(8)));
+}
+
+inline Block load_block(const Int4x2* data) {
+  const uint8x16_t bytes = vld1q_u8(reinterpret_cast<const uint8_t*>(data));
+  return {less_eight(vandq_u8(bytes, vdupq_n_u8(15))), less_eight(vshrq_n_u8(bytes, 4))};
+}
+
+inline Floats load_scales(const uint16_t* data) { return from_fp16(data); }
 
 inline void store(float* data, Floats a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(data + 4 * i, a.part[i]);
@@ -70,6 +82,11 @@ inline void store(float* data, Floats a) {
 
 inline Floats add(Floats a, Floats b) {
   for (int i = 0; i < 4; ++i) a.part[i] = vaddq_f32(a.part[i], b.part[i]);
+  return a;
+}
+
+inline Floats multiply(Floats a, Floats b) {
+  for (int i = 0; i < 4; ++i) a.part[i] = vmulq_f32(a.part[i], b.part[i]);
   return a;
 }
 
@@ -85,8 +102,6 @@ inline float sum(Floats a) {
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
-
-inline float widen_scale(uint16_t bits) { return widen(Fp16{bits}); }
 
 inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats at once in plain C++; what every other simd_*.h offers for its instruction set.
+//
+// Weights come in blocks of 32 as two vectors, in whatever order costs least to unpack: see
+// `place_in_block` in element.h. x and y are laid out in the same order.
 #pragma once
 
 #include "element.h"
@@ -7,10 +10,14 @@
 namespace prosparse {
 namespace {
 
-constexpr int LANES = 16;
+constexpr int TOKENS_AT_ONCE = 1; // more would not find registers
 
 struct Floats {
   float lane[LANES];
+};
+
+struct Block {
+  Floats first, second;
 };
 
 inline Floats broadcast(float value) {
@@ -25,30 +32,30 @@ inline Floats load(const float* data) {
   return out;
 }
 
-inline Floats load(const Bf16* data) {
-  Floats out;
-  for (int i = 0; i < LANES; ++i) out.lane[i] = widen(data[i]);
-  return out;
-}
-
-inline Floats load(const Fp16* data) {
-  Floats out;
-  for (int i = 0; i < LANES; ++i) out.lane[i] = widen(data[i]);
-  return out;
-}
-
-inline Floats load(const int8_t* data) {
-  Floats out;
-  for (int i = 0; i < LANES; ++i) out.lane[i] = data[i];
-  return out;
-}
-
-// Of eight values in four bytes, byte j holds value j in its low half and value j + 4 in its high one.
-inline Floats load(const Int4x2* data) {
-  Floats out;
+template <typename E>
+inline Block load_block(const E* data) {
+  Block out;
   for (int i = 0; i < LANES; ++i) {
-    const int byte = data[i / 8 * 4 + i % 4].bits;
-    out.lane[i] = static_cast<float>((i % 8 < 4 ? byte & 15 : byte >> 4) - 8);
+    out.first.lane[i] = widen(data[i]);
+    out.second.lane[i] = widen(data[i + LANES]);
+  }
+  return out;
+}
+
+inline Block load_block(const Bf16* data) {
+  Block out;
+  for (int i = 0; i < LANES; ++i) {
+    out.first.lane[i] = widen(data[2 * i]);
+    out.second.lane[i] = widen(data[2 * i + 1]);
+  }
+  return out;
+}
+
+inline Block load_block(const Int4x2* data) {
+  Block out;
+  for (int i = 0; i < LANES; ++i) {
+    out.first.lane[i] = static_cast<float>((data[i].bits & 15) - 8);
+    out.second.lane[i] = static_cast<float>((data[i].bits >> 4) - 8);
   }
   return out;
 }
@@ -57,6 +64,11 @@ inline void store(float* data, Floats a) { std::memcpy(data, a.lane, sizeof a.la
 
 inline Floats add(Floats a, Floats b) {
   for (int i = 0; i < LANES; ++i) a.lane[i] += b.lane[i];
+  return a;
+}
+
+inline Floats multiply(Floats a, Floats b) {
+  for (int i = 0; i < LANES; ++i) a.lane[i] *= b.lane[i];
   return a;
 }
 
@@ -73,7 +85,11 @@ inline float sum(Floats a) {
   return a.lane[0];
 }
 
-inline float widen_scale(uint16_t bits) { return widen(Fp16{bits}); }
+inline Floats load_scales(const uint16_t* data) {
+  Floats out;
+  for (int i = 0; i < LANES; ++i) out.lane[i] = widen(Fp16{data[i]});
+  return out;
+}
 
 inline void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 

@@ -12,7 +12,6 @@ constexpr int64_t GATE_BYTES_AHEAD = 4096; // how far ahead of a stream lines ar
 constexpr int64_t ROWS_AHEAD = 2;          // the same where rows lie in random places
 constexpr int64_t ROWS_AT_ONCE = 4;        // of step (3): y is loaded and stored once for them
 constexpr int64_t ROWS_OF_A_SUM = 256;     // long sums lose bits: these are added up first
-constexpr int64_t TILE_FLOATS = 8192;      // most columns times tokens of a tile
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -28,7 +27,7 @@ inline void with_kind(int32_t kind, Function function) {
   }
 }
 
-using Dot = void (*)(const Job&, const Workspace&, const Matrix&, int64_t, int64_t, float*);
+using Dot = void (*)(const Job&, const Matrix&, const float*, int64_t, int64_t, int64_t, float*);
 
 inline Dot dot_of(const Matrix& matrix) {
   Dot found = nullptr;
@@ -39,10 +38,17 @@ inline Dot dot_of(const Matrix& matrix) {
 }
 
 // FATReLU(pre - shift): ties are kept, and so is NaN.
-inline float activate(float pre, const Job& job) {
-  if (job.shift != 0.0f) pre = rounded(pre - job.shift, job.kind);
-  return pre < job.threshold ? 0.0f : pre;
-}
+struct Activation {
+  explicit Activation(const Job& job) : threshold(job.threshold), shift(job.shift), kind(job.kind) {}
+
+  float operator()(float pre) const {
+    if (shift != 0.0f) pre = rounded(pre - shift, kind);
+    return pre < threshold ? 0.0f : pre;
+  }
+
+  float threshold, shift;
+  int32_t kind;
+};
 
 inline int64_t row_bytes(const Matrix& matrix, int64_t width) {
   int64_t found = 0;
@@ -52,31 +58,61 @@ inline int64_t row_bytes(const Matrix& matrix, int64_t width) {
   return found;
 }
 
-void gate_chunk(const Job& job, const Workspace& work, int64_t chunk) {
-  const int64_t first = chunk * work.neurons_per_chunk, tokens = job.tokens;
-  const int64_t last = least(first + work.neurons_per_chunk, job.d_ff);
-  const Dot product = job.gate_pre ? nullptr : dot_of(job.gate);
-  const int64_t ahead = job.gate_pre ? 0 : GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model) + 1;
+// List the neurons [first, last) that some token needs, from a gate that is given; return their end.
+template <typename E>
+inline int64_t list_given(const Job& job, const Workspace& work, int64_t first, int64_t last) {
+  const auto* gate_pre = static_cast<const E*>(job.gate_pre);
+  const Activation activate(job);
+  const int64_t tokens = job.tokens, d_ff = job.d_ff;
   int64_t found = first;
   for (int64_t f = first; f < last; ++f) {
-    float* gate = work.values + found * tokens;
-    if (product) product(job, work, job.gate, f, f + ahead, gate);
     bool is_needed = false;
     for (int64_t t = 0; t < tokens; ++t) {
-      float pre;
-      if (job.gate_pre) {
-        pre = get(job.gate_pre, job.kind, t * job.d_ff + f);
-      } else {
-        const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f) : 0.0f;
-        pre = rounded(job.gate_bias ? gate[t] + bias : gate[t], job.kind);
-      }
-      gate[t] = activate(pre, job);
-      is_needed |= gate[t] != 0.0f; // NaN is needed
+      const float gate = activate(widen(gate_pre[t * d_ff + f]));
+      work.values[found * tokens + t] = gate;
+      is_needed |= gate != 0.0f; // NaN is needed
     }
     work.rows[found] = static_cast<int32_t>(f);
     found += is_needed;
   }
-  work.counts[chunk] = static_cast<int32_t>(found - first);
+  return found;
+}
+
+// The same of a gate that is computed here.
+inline int64_t list_computed(const Job& job, const Workspace& work, int64_t first, int64_t last) {
+  const Activation activate(job);
+  const Dot product = dot_of(job.gate);
+  const int64_t ahead = GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model) + 1;
+  int64_t found = first;
+  for (int64_t f = first; f < last; ++f) {
+    float* gate = work.values + found * job.tokens;
+    product(job, job.gate, work.x_of_gate, work.stride, f, f + ahead, gate);
+    bool is_needed = false;
+    for (int64_t t = 0; t < job.tokens; ++t) {
+      if (job.gate_bias) gate[t] += get(job.gate_bias, job.kind, f);
+      gate[t] = activate(rounded(gate[t], job.kind));
+      is_needed |= gate[t] != 0.0f;
+    }
+    work.rows[found] = static_cast<int32_t>(f);
+    found += is_needed;
+  }
+  return found;
+}
+
+void gate_chunk(const Job& job, const Workspace& work, int64_t chunk) {
+  const int64_t first = chunk * work.neurons_per_chunk;
+  const int64_t last = least(first + work.neurons_per_chunk, job.d_ff);
+  int64_t end;
+  if (!job.gate_pre) {
+    end = list_computed(job, work, first, last);
+  } else if (job.kind == BFLOAT16) {
+    end = list_given<Bf16>(job, work, first, last);
+  } else if (job.kind == FLOAT16) {
+    end = list_given<Fp16>(job, work, first, last);
+  } else {
+    end = list_given<float>(job, work, first, last);
+  }
+  work.counts[chunk] = static_cast<int32_t>(end - first);
 }
 
 void up_unit(const Job& job, const Workspace& work, int64_t unit) {
@@ -86,7 +122,7 @@ void up_unit(const Job& job, const Workspace& work, int64_t unit) {
   float up[MAX_TOKENS];
   for (int64_t i = first; i < last; ++i) {
     const int64_t f = work.rows[i], ahead = work.rows[least(i + ROWS_AHEAD, last - 1)];
-    product(job, work, job.up, f, ahead, up);
+    product(job, job.up, work.x_of_up, work.stride, f, ahead, up);
     float* x1 = work.values + i * tokens; // holds act(gate)
     for (int64_t t = 0; t < tokens; ++t) {
       if (x1[t] == 0.0f) continue;
@@ -127,7 +163,7 @@ inline void finish(const Job& job, int64_t token, int64_t first, int64_t last, f
 template <typename E>
 inline void sum_rows(const Job& job, const Workspace& work, int64_t first, int64_t last,
                      float* sums, int64_t stride) {
-  alignas(64) float part[TILE_FLOATS];
+  alignas(64) float part[MOST_TILE_FLOATS];
   for (int64_t begin = 0; begin < work.num_rows; begin += ROWS_OF_A_SUM) {
     const int64_t end = least(begin + ROWS_OF_A_SUM, work.num_rows);
     std::memset(part, 0, static_cast<size_t>(job.tokens * stride) * sizeof(float));
@@ -149,17 +185,30 @@ inline void sum_rows(const Job& job, const Workspace& work, int64_t first, int64
   }
 }
 
+// Bring sums from the order of a kind's blocks into that of the columns.
+inline void put_in_order(int32_t kind, float* sums, int64_t count) {
+  if (kind != BFLOAT16 && kind != INT4) return;
+  int64_t places[BLOCK];
+  for (int64_t i = 0; i < BLOCK; ++i) places[i] = place_in_block(kind, i);
+  for (int64_t c = 0; c < count; c += BLOCK) {
+    float block[BLOCK];
+    std::memcpy(block, sums + c, sizeof block);
+    for (int64_t i = 0; i < BLOCK; ++i) sums[c + i] = block[places[i]];
+  }
+}
+
 void down_tile(const Job& job, const Workspace& work, int64_t tile) {
   const int64_t first = tile * work.columns_per_tile;
   const int64_t last = least(first + work.columns_per_tile, job.d_model);
   const int64_t stride = work.columns_per_tile;
-  alignas(64) float sums[TILE_FLOATS];
+  alignas(64) float sums[MOST_TILE_FLOATS];
   std::memset(sums, 0, static_cast<size_t>(job.tokens * stride) * sizeof(float));
   with_kind(job.down.kind, [&](auto* element) {
     using E = std::remove_const_t<std::remove_pointer_t<decltype(element)>>;
     sum_rows<E>(job, work, first, last, sums, stride);
   });
   for (int64_t t = 0; t < job.tokens; ++t) {
+    put_in_order(job.down.kind, sums + t * stride, stride);
     if (job.kind == BFLOAT16) {
       finish<Bf16>(job, t, first, last, sums + t * stride);
     } else if (job.kind == FLOAT16) {
