@@ -92,10 +92,12 @@ inline void dot_plain(const E* row, uintptr_t ahead, const float* x, int64_t str
   }
 }
 
-// The same of a quantized row: the scale multiplies the sum of its group.
-template <typename E, int T>
-inline void dot_groups(const E* row, const uint16_t* scales, int64_t group, uintptr_t ahead,
+// The same of a quantized row: the scale multiplies the sum of its group. GROUP is the size of a group
+// where the compiler may know it, else 0.
+template <typename E, int T, int64_t GROUP>
+inline void dot_groups(const E* row, const uint16_t* scales, int64_t any_group, uintptr_t ahead,
                        const float* x, int64_t stride, int64_t width, float* out) {
+  const int64_t group = GROUP ? GROUP : any_group;
   Floats sums[T];
   for (Floats& total : sums) total = broadcast(0.0f);
   const int64_t num_groups = width / group;
@@ -140,7 +142,12 @@ void dot(const Job& job, const Matrix& matrix, const float* x, int64_t stride, i
     const uintptr_t next = address_of<E>(matrix, (t == 0 ? ahead : row) * width); // once is enough
     if constexpr (IS_QUANTIZED<E>) {
       const uint16_t* scales = matrix.scales + row * (width / matrix.group);
-      dot_groups<E, T>(values, scales, matrix.group, next, x + t * stride, stride, width, out + t);
+      const float* of_token = x + t * stride;
+      if (matrix.group == 64) { // the usual size
+        dot_groups<E, T, 64>(values, scales, 64, next, of_token, stride, width, out + t);
+      } else {
+        dot_groups<E, T, 0>(values, scales, matrix.group, next, of_token, stride, width, out + t);
+      }
     } else {
       dot_plain<E, T>(values, next, x + t * stride, stride, width, out + t);
     }
