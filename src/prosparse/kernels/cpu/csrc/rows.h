@@ -62,99 +62,135 @@ inline void prefetch_bytes(uintptr_t address, int64_t num_bytes) {
   }
 }
 
-// out[t] = row . x[t] of T tokens; the same bytes from `ahead` on are fetched meanwhile.
-template <typename E, int T>
-inline void dot_plain(const E* row, uintptr_t ahead, const float* x, int64_t stride, int64_t width,
-                      float* out) {
+// Products of R rows with T tokens, out[r * T + t] = rows[r] . x[t]; the same bytes from ahead[r] on are
+// fetched meanwhile. Each product adds up its terms in the same order whatever R and T are.
+template <typename E, int R, int T>
+inline void dot_plain(const E* const* rows, const uintptr_t* ahead, const float* x, int64_t stride,
+                      int64_t width, float* out) {
   constexpr int64_t STEP = CHAINS * LANES; // two blocks
-  Floats sums[T][CHAINS];
-  for (auto& chains : sums) {
-    for (Floats& chain : chains) chain = broadcast(0.0f);
+  Floats sums[R][T][CHAINS];
+  for (auto& of_row : sums) {
+    for (auto& chains : of_row) {
+      for (Floats& chain : chains) chain = broadcast(0.0f);
+    }
   }
-  const auto add_block = [&](Block weights, int64_t c, int chain) {
-    for (int t = 0; t < T; ++t) {
-      const float* of_token = x + t * stride + c;
-      sums[t][chain] = multiply_add(weights.first, load(of_token), sums[t][chain]);
-      sums[t][chain + 1] = multiply_add(weights.second, load(of_token + LANES), sums[t][chain + 1]);
+  const auto add_block = [&](int64_t c, int chain, bool is_whole) {
+    for (int r = 0; r < R; ++r) {
+      const Block weights = is_whole ? load_block(rows[r] + c) : load_part(rows[r] + c, width - c);
+      for (int t = 0; t < T; ++t) {
+        const float* of_token = x + t * stride + c;
+        Floats* chains = sums[r][t] + chain;
+        chains[0] = multiply_add(weights.first, load(of_token), chains[0]);
+        chains[1] = multiply_add(weights.second, load(of_token + LANES), chains[1]);
+      }
     }
   };
   int64_t c = 0;
   for (; c + STEP <= width; c += STEP) {
-    prefetch_bytes(ahead + static_cast<uintptr_t>(bytes_of<E>(c)), bytes_of<E>(STEP));
-    add_block(load_block(row + c), c, 0);
-    add_block(load_block(row + c + BLOCK), c + BLOCK, 2);
+    for (int r = 0; r < R; ++r) {
+      prefetch_bytes(ahead[r] + static_cast<uintptr_t>(bytes_of<E>(c)), bytes_of<E>(STEP));
+    }
+    add_block(c, 0, true);
+    add_block(c + BLOCK, 2, true);
   }
-  for (; c < width; c += BLOCK) {
-    add_block(c + BLOCK <= width ? load_block(row + c) : load_part(row + c, width - c), c, 0);
-  }
-  for (int t = 0; t < T; ++t) {
-    out[t] = sum(add(add(sums[t][0], sums[t][2]), add(sums[t][1], sums[t][3])));
+  for (; c < width; c += BLOCK) add_block(c, 0, c + BLOCK <= width);
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      const Floats* chains = sums[r][t];
+      out[r * T + t] = sum(add(add(chains[0], chains[2]), add(chains[1], chains[3])));
+    }
   }
 }
 
-// The same of a quantized row: the scale multiplies the sum of its group. GROUP is the size of a group
-// where the compiler may know it, else 0.
-template <typename E, int T, int64_t GROUP>
-inline void dot_groups(const E* row, const uint16_t* scales, int64_t any_group, uintptr_t ahead,
-                       const float* x, int64_t stride, int64_t width, float* out) {
-  const int64_t group = GROUP ? GROUP : any_group;
-  Floats sums[T];
-  for (Floats& total : sums) total = broadcast(0.0f);
-  const int64_t num_groups = width / group;
-  alignas(64) float scale[LANES];
+// The same of quantized rows: a scale multiplies the sum of its group. GROUP is the size of a group where
+// the compiler may know it, else 0.
+template <typename E, int R, int T, int64_t GROUP>
+inline void dot_groups(const E* const* rows, const uint16_t* const* scales, int64_t any_group,
+                       const uintptr_t* ahead, const float* x, int64_t stride, int64_t width,
+                       float* out) {
+  const int64_t group = GROUP ? GROUP : any_group, num_groups = width / group;
+  Floats sums[R][T];
+  for (auto& of_row : sums) {
+    for (Floats& total : of_row) total = broadcast(0.0f);
+  }
+  alignas(64) float widened[R][LANES];
   for (int64_t g = 0; g < num_groups; ++g) {
     if (g % LANES == 0) {
-      widen_scales(scales + g, num_groups - g < LANES ? num_groups - g : LANES, scale);
+      const int64_t count = num_groups - g < LANES ? num_groups - g : LANES;
+      for (int r = 0; r < R; ++r) widen_scales(scales[r] + g, count, widened[r]);
     }
     const int64_t first = g * group;
-    prefetch_bytes(ahead + static_cast<uintptr_t>(bytes_of<E>(first)), bytes_of<E>(group));
-    Floats parts[T][2];
-    for (auto& part : parts) part[0] = part[1] = broadcast(0.0f);
-    for (int64_t c = first; c < first + group; c += BLOCK) {
-      const Block weights = load_block(advance(row, c));
-      for (int t = 0; t < T; ++t) {
-        const float* of_token = x + t * stride + c;
-        parts[t][0] = multiply_add(weights.first, load(of_token), parts[t][0]);
-        parts[t][1] = multiply_add(weights.second, load(of_token + LANES), parts[t][1]);
+    for (int r = 0; r < R; ++r) {
+      prefetch_bytes(ahead[r] + static_cast<uintptr_t>(bytes_of<E>(first)), bytes_of<E>(group));
+      Floats parts[T][2];
+      for (auto& part : parts) part[0] = part[1] = broadcast(0.0f);
+      for (int64_t c = first; c < first + group; c += BLOCK) {
+        const Block weights = load_block(advance(rows[r], c));
+        for (int t = 0; t < T; ++t) {
+          const float* of_token = x + t * stride + c;
+          parts[t][0] = multiply_add(weights.first, load(of_token), parts[t][0]);
+          parts[t][1] = multiply_add(weights.second, load(of_token + LANES), parts[t][1]);
+        }
       }
-    }
-    const Floats factor = broadcast(scale[g % LANES]);
-    for (int t = 0; t < T; ++t) {
-      sums[t] = multiply_add(factor, add(parts[t][0], parts[t][1]), sums[t]);
+      const Floats scale = broadcast(widened[r][g % LANES]);
+      for (int t = 0; t < T; ++t) {
+        sums[r][t] = multiply_add(scale, add(parts[t][0], parts[t][1]), sums[r][t]);
+      }
     }
   }
-  for (int t = 0; t < T; ++t) out[t] = sum(sums[t]);
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) out[r * T + t] = sum(sums[r][t]);
+  }
 }
 
-template <int N>
-struct Count { // a number that a lambda can take as a type
-  static constexpr int value = N;
+// The inputs of a product in the order of a matrix's blocks.
+struct Inputs {
+  const float* x; // [T, stride]
+  int64_t tokens, stride, width;
 };
 
-// out[t] = row . x[t] of all tokens. `ahead` is the row that will be asked for soon.
-template <typename E>
-void dot(const Job& job, const Matrix& matrix, const float* x, int64_t stride, int64_t row,
-         int64_t ahead, float* out) {
-  const int64_t width = job.d_model;
-  const E* values = advance(static_cast<const E*>(matrix.values), row * width);
-  const auto some = [&](int64_t t, auto count) {
-    constexpr int T = decltype(count)::value;
-    const uintptr_t next = address_of<E>(matrix, (t == 0 ? ahead : row) * width); // once is enough
-    if constexpr (IS_QUANTIZED<E>) {
-      const uint16_t* scales = matrix.scales + row * (width / matrix.group);
-      const float* of_token = x + t * stride;
-      if (matrix.group == 64) { // the usual size
-        dot_groups<E, T, 64>(values, scales, 64, next, of_token, stride, width, out + t);
-      } else {
-        dot_groups<E, T, 0>(values, scales, matrix.group, next, of_token, stride, width, out + t);
-      }
+template <typename E, int R, int T>
+inline void dot_some(const Matrix& matrix, const Inputs& inputs, int64_t token,
+                     const int32_t* neurons, const int32_t* ahead, float* out) {
+  const int64_t width = inputs.width;
+  const float* x = inputs.x + token * inputs.stride;
+  const E* rows[R];
+  uintptr_t next[R];
+  for (int r = 0; r < R; ++r) {
+    rows[r] = advance(static_cast<const E*>(matrix.values), neurons[r] * width);
+    // Once is enough: with later tokens the row itself is near.
+    next[r] = address_of<E>(matrix, (token == 0 ? ahead[r] : neurons[r]) * width);
+  }
+  if constexpr (IS_QUANTIZED<E>) {
+    const uint16_t* scales[R];
+    for (int r = 0; r < R; ++r) scales[r] = matrix.scales + neurons[r] * (width / matrix.group);
+    if (matrix.group == 64) { // the usual size
+      dot_groups<E, R, T, 64>(rows, scales, 64, next, x, inputs.stride, width, out);
     } else {
-      dot_plain<E, T>(values, next, x + t * stride, stride, width, out + t);
+      dot_groups<E, R, T, 0>(rows, scales, matrix.group, next, x, inputs.stride, width, out);
     }
-  };
-  int64_t t = 0;
-  for (; t + TOKENS_AT_ONCE <= job.tokens; t += TOKENS_AT_ONCE) some(t, Count<TOKENS_AT_ONCE>{});
-  for (; t < job.tokens; ++t) some(t, Count<1>{});
+  } else {
+    dot_plain<E, R, T>(rows, next, x, inputs.stride, width, out);
+  }
+}
+
+// out[i * tokens + t] = row of neurons[i] . x[t], of `count` neurons; ahead[i] will be asked for soon.
+template <typename E>
+void dot(const Matrix& matrix, const Inputs& inputs, int64_t count, const int32_t* neurons,
+         const int32_t* ahead, float* out) {
+  if (inputs.tokens == 1 && count == PRODUCTS_AT_ONCE) {
+    return dot_some<E, PRODUCTS_AT_ONCE, 1>(matrix, inputs, 0, neurons, ahead, out);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    float* of_row = out + i * inputs.tokens;
+    int64_t t = 0;
+    for (; t + PRODUCTS_AT_ONCE <= inputs.tokens; t += PRODUCTS_AT_ONCE) {
+      dot_some<E, 1, PRODUCTS_AT_ONCE>(matrix, inputs, t, neurons + i, ahead + i, of_row + t);
+    }
+    for (; t < inputs.tokens; ++t) {
+      dot_some<E, 1, 1>(matrix, inputs, t, neurons + i, ahead + i, of_row + t);
+    }
+  }
 }
 
 // sums[t] += values[r][t] * row r, of R rows and the columns [first, last); rows in order. The same

@@ -9,7 +9,7 @@
 namespace prosparse {
 namespace {
 
-constexpr int TOKENS_AT_ONCE = 1; // sixteen registers hold no more
+constexpr int PRODUCTS_AT_ONCE = 1; // sixteen registers hold no more
 
 struct Floats {
   __m256 low, high;

@@ -9,7 +9,7 @@
 namespace prosparse {
 namespace {
 
-constexpr int TOKENS_AT_ONCE = 4;
+constexpr int PRODUCTS_AT_ONCE = 4;
 
 using Floats = __m512;
 

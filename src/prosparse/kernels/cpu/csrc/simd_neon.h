@@ -9,7 +9,7 @@
 namespace prosparse {
 namespace {
 
-constexpr int TOKENS_AT_ONCE = 1; // thirty-two registers of four hold no more
+constexpr int PRODUCTS_AT_ONCE = 1; // thirty-two registers of four hold no more
 
 struct Floats {
   float32x4_t part[4];

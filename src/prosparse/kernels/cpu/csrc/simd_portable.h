@@ -10,7 +10,7 @@
 namespace prosparse {
 namespace {
 
-constexpr int TOKENS_AT_ONCE = 1; // more would not find registers
+constexpr int PRODUCTS_AT_ONCE = 1; // more would not find registers
 
 struct Floats {
   float lane[LANES];

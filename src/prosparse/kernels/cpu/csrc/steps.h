@@ -9,8 +9,7 @@ namespace prosparse {
 namespace {
 
 constexpr int64_t GATE_BYTES_AHEAD = 4096; // how far ahead of a stream lines are asked for
-constexpr int64_t ROWS_AHEAD = 2;          // the same where rows lie in random places
-constexpr int64_t ROWS_AT_ONCE = 4;        // of step (3): y is loaded and stored once for them
+constexpr int64_t ROWS_AT_ONCE = 4;        // the next as many are asked for meanwhile
 constexpr int64_t ROWS_OF_A_SUM = 256;     // long sums lose bits: these are added up first
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -27,7 +26,7 @@ inline void with_kind(int32_t kind, Function function) {
   }
 }
 
-using Dot = void (*)(const Job&, const Matrix&, const float*, int64_t, int64_t, int64_t, float*);
+using Dot = void (*)(const Matrix&, const Inputs&, int64_t, const int32_t*, const int32_t*, float*);
 
 inline Dot dot_of(const Matrix& matrix) {
   Dot found = nullptr;
@@ -82,19 +81,32 @@ inline int64_t list_given(const Job& job, const Workspace& work, int64_t first, 
 inline int64_t list_computed(const Job& job, const Workspace& work, int64_t first, int64_t last) {
   const Activation activate(job);
   const Dot product = dot_of(job.gate);
-  const int64_t ahead = GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model) + 1;
+  const Inputs inputs{work.x_of_gate, job.tokens, work.stride, job.d_model};
+  const int64_t tokens = job.tokens;
+  const auto distance = static_cast<int32_t>(GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model));
   int64_t found = first;
-  for (int64_t f = first; f < last; ++f) {
-    float* gate = work.values + found * job.tokens;
-    product(job, job.gate, work.x_of_gate, work.stride, f, f + ahead, gate);
-    bool is_needed = false;
-    for (int64_t t = 0; t < job.tokens; ++t) {
-      if (job.gate_bias) gate[t] += get(job.gate_bias, job.kind, f);
-      gate[t] = activate(rounded(gate[t], job.kind));
-      is_needed |= gate[t] != 0.0f;
+  for (int64_t f = first; f < last; f += ROWS_AT_ONCE) {
+    const int64_t count = least(ROWS_AT_ONCE, last - f);
+    int32_t neurons[ROWS_AT_ONCE], ahead[ROWS_AT_ONCE];
+    for (int64_t i = 0; i < count; ++i) {
+      neurons[i] = static_cast<int32_t>(f + i);
+      ahead[i] = neurons[i] + static_cast<int32_t>(ROWS_AT_ONCE) + distance;
     }
-    work.rows[found] = static_cast<int32_t>(f);
-    found += is_needed;
+    float gates[ROWS_AT_ONCE * MAX_TOKENS];
+    product(job.gate, inputs, count, neurons, ahead, gates);
+    for (int64_t i = 0; i < count; ++i) {
+      const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f + i) : 0.0f;
+      bool is_needed = false;
+      for (int64_t t = 0; t < tokens; ++t) {
+        float pre = gates[i * tokens + t];
+        if (job.gate_bias) pre += bias;
+        const float gate = activate(rounded(pre, job.kind));
+        work.values[found * tokens + t] = gate;
+        is_needed |= gate != 0.0f;
+      }
+      work.rows[found] = neurons[i];
+      found += is_needed;
+    }
   }
   return found;
 }
@@ -119,16 +131,25 @@ void up_unit(const Job& job, const Workspace& work, int64_t unit) {
   const int64_t first = unit * work.rows_per_unit, tokens = job.tokens;
   const int64_t last = least(first + work.rows_per_unit, work.num_rows);
   const Dot product = dot_of(job.up);
-  float up[MAX_TOKENS];
-  for (int64_t i = first; i < last; ++i) {
-    const int64_t f = work.rows[i], ahead = work.rows[least(i + ROWS_AHEAD, last - 1)];
-    product(job, job.up, work.x_of_up, work.stride, f, ahead, up);
-    float* x1 = work.values + i * tokens; // holds act(gate)
-    for (int64_t t = 0; t < tokens; ++t) {
-      if (x1[t] == 0.0f) continue;
-      if (job.up_bias) up[t] += get(job.up_bias, job.kind, f);
-      const float value = rounded(up[t], job.kind);
-      x1[t] = rounded(x1[t] * (job.up_relu && value < 0.0f ? 0.0f : value), job.kind);
+  const Inputs inputs{work.x_of_up, tokens, work.stride, job.d_model};
+  for (int64_t begin = first; begin < last; begin += ROWS_AT_ONCE) {
+    const int64_t count = least(ROWS_AT_ONCE, last - begin);
+    const int32_t* neurons = work.rows + begin;
+    int32_t ahead[ROWS_AT_ONCE];
+    for (int64_t i = 0; i < count; ++i) {
+      ahead[i] = work.rows[least(begin + ROWS_AT_ONCE + i, last - 1)];
+    }
+    float ups[ROWS_AT_ONCE * MAX_TOKENS];
+    product(job.up, inputs, count, neurons, ahead, ups);
+    for (int64_t i = 0; i < count; ++i) {
+      const float bias = job.up_bias ? get(job.up_bias, job.kind, neurons[i]) : 0.0f;
+      float* x1 = work.values + (begin + i) * tokens; // holds act(gate)
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (x1[t] == 0.0f) continue;
+        const float sum = ups[i * tokens + t];
+        const float up = rounded(job.up_bias ? sum + bias : sum, job.kind);
+        x1[t] = rounded(x1[t] * (job.up_relu && up < 0.0f ? 0.0f : up), job.kind);
+      }
     }
   }
 }
