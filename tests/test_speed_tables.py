@@ -19,7 +19,7 @@ from prosparse.reporting.training_speed import train_grid
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 MARKER = re.compile(r"<!-- (ops|tokens|decode|train): (\S+) (\S+) -->")
-STEPS = {"up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
+STEPS = {"gate": "step (1)", "up": "step (2)", "down": "step (3)", "ffn": "whole FFN"}
 TOKENS_HEADER = (
     "mask",
     "tokens",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prosparse.pipeline.run import sparsify
     from prosparse.reporting.page import report
     from prosparse.runtime.accelerate import accelerate
+    from prosparse.runtime.doctor import doctor
     from prosparse.runtime.generate import generate
     from prosparse.thresholds.run import threshold
     from prosparse.training.run import train
@@ -41,6 +42,7 @@ _VERBS = {
     "bench_ops": "prosparse.benchmarking.ops",
     "bench_train": "prosparse.benchmarking.training",
     "bench_train_step": "prosparse.benchmarking.training_step",
+    "doctor": "prosparse.runtime.doctor",
     "fit": "prosparse.laws.run",
     "frontier": "prosparse.laws.frontier",
     "generate": "prosparse.runtime.generate",
@@ -64,6 +66,7 @@ __all__ = [
     "bench_ops",
     "bench_train",
     "bench_train_step",
+    "doctor",
     "fit",
     "frontier",
     "generate",

@@ -16,7 +16,7 @@ from prosparse.benchmarking.decode_parts import attention_names, bare
 from prosparse.benchmarking.decode_runner import with_speedups
 from prosparse.benchmarking.decode_runs import Decoded, endless, stock_decode
 from prosparse.errors import UserError
-from prosparse.kernels import reference
+from prosparse.kernels.backend import implementation
 from prosparse.model import shapes
 from prosparse.records.files import read_record
 from prosparse.runtime.accelerate import accelerate
@@ -117,8 +117,9 @@ def test_wrong_tokens_get_no_time(tiny_shape, enter):
 
 
 def test_right_tokens_of_wrong_logits_get_no_time(tiny_shape, monkeypatch):
-    right = reference.sparse_ffn
-    monkeypatch.setattr(reference, "sparse_ffn", lambda *given: 1.0001 * right(*given))
+    module = implementation(torch.device("cpu"))
+    right = module.sparse_ffn
+    monkeypatch.setattr(module, "sparse_ffn", lambda *given: 1.0001 * right(*given))
     record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
     assert all(check.is_wrong and check.num_differing == 0 for check in record.exactness)
     for row in record.rows:

@@ -13,6 +13,7 @@ from prosparse.benchmarking.contenders import contenders
 from prosparse.benchmarking.ops import bench_ops, with_speedups
 from prosparse.errors import UserError
 from prosparse.kernels import reference
+from prosparse.kernels.backend import choose_backend
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.records.files import read_record
 
@@ -22,6 +23,7 @@ def weights(layer):
 
 
 OPTIONS = {"device": "cpu", "quick": True}
+BACKEND = choose_backend(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -53,15 +55,15 @@ def test_every_contender_is_timed_and_right(dtype, tmp_path):
     )
     assert not any(row.is_wrong for row in record.rows)
     assert all(row.us > 0 and row.us_p10 <= row.us <= row.us_p90 for row in record.rows)
-    assert {row.step for row in record.rows} == {"up", "down", "ffn"}
+    assert {row.step for row in record.rows} == {"gate", "up", "down", "ffn"}
     assert [dataclasses.replace(row, speedup=None) for row in seen] == [
         dataclasses.replace(row, speedup=None) for row in record.rows
     ]
     # 96 is no multiple of 64, which screens and quantized weights want
     assert [item.contender for item in record.not_run] == [
-        "screened_ffn, reference at 96x320",
-        "sparse_ffn, int8 weights, reference at 96x320",
-        "sparse_ffn, int4 weights, reference at 96x320",
+        f"screened_ffn, {BACKEND} at 96x320",
+        f"sparse_ffn, int8 weights, {BACKEND} at 96x320",
+        f"sparse_ffn, int4 weights, {BACKEND} at 96x320",
     ]
     assert read_record(tmp_path / "out") == record
     assert record.model == "64x192, 96x320"
@@ -71,7 +73,7 @@ def test_every_contender_is_timed_and_right(dtype, tmp_path):
 def test_dense_contenders_run_once_for_each_number_of_tokens():
     record = bench_ops(["64x192"], tokens=[1, 3], **OPTIONS)
     dense = [(row.step, row.num_tokens) for row in record.rows if row.is_dense]
-    assert sorted(dense) == sorted((s, t) for s in ("up", "down", "ffn") for t in (1, 3))
+    assert sorted(dense) == sorted((s, t) for s in ("gate", "up", "down", "ffn") for t in (1, 3))
     for row in record.rows:
         assert row.speedup is not None
         assert row.speedup_compiled is None
@@ -82,7 +84,7 @@ def test_rows_say_what_was_active(tmp_path):
     record = bench_ops(
         ["64x192"], tokens=[1, 4], masks=["random", str(tmp_path / "real.npy")], **OPTIONS
     )
-    sparse = [row for row in record.rows if row.contender == "sparse_up, reference"]
+    sparse = [row for row in record.rows if row.contender == f"sparse_up, {BACKEND}"]
     real = [row for row in sparse if row.mask == "real.npy"]
     assert [row.sparsity for row in real] == pytest.approx([0.75, 0.75])
     assert [row.union for row in real] == pytest.approx([0.25, 0.25])
@@ -176,7 +178,7 @@ def test_speedups_compare_with_the_same_step_and_tokens_only():
     one = next(i for i, row in enumerate(timed) if row.is_dense and row.step == "ffn")
     compiled = dataclasses.replace(timed[one], contender="compiled", is_compiled=True, us=5.0)
     rows = with_speedups([*timed, compiled])
-    sparse = [row for row in rows if row.contender == "sparse_ffn, reference"]
+    sparse = [row for row in rows if row.contender == f"sparse_ffn, {BACKEND}"]
     assert {row.speedup for row in sparse} == {1.0}
     assert {row.speedup_compiled for row in sparse if row.num_tokens == 1} == {0.5}
     assert {row.speedup_compiled for row in sparse if row.num_tokens == 2} == {None}

@@ -7,6 +7,7 @@ from prosparse.benchmarking import plan
 from prosparse.benchmarking.plan import choose_backends, count_copies, plan_cases
 from prosparse.errors import UserError
 from prosparse.model.shapes import Shape, parse_shapes
+from prosparse.records.speed import NotRun
 
 TINY = (Shape("tiny", 64, 192),)
 
@@ -72,5 +73,10 @@ def test_copies_fill_many_caches_and_fit_into_memory(monkeypatch):
         count_copies(big, torch.bfloat16, cuda)
 
 
-def test_on_a_cpu_the_reference_stands_in():
-    assert choose_backends(torch.device("cpu")) == (("reference",), [])
+def test_on_a_cpu_the_reference_stands_in(monkeypatch):
+    monkeypatch.setattr(plan, "why_not", lambda backend, device: "No compiler.")
+    backends, missing = choose_backends(torch.device("cpu"))
+    assert backends == ("reference",)
+    assert missing == [NotRun("backend cpu", "No compiler.")]
+    monkeypatch.setattr(plan, "why_not", lambda backend, device: None)
+    assert choose_backends(torch.device("cpu")) == (("cpu",), [])

@@ -7,12 +7,21 @@ import re
 import pytest
 import torch
 
-from prosparse.benchmarking import ops
+from prosparse.benchmarking import limit, ops, timing
 from prosparse.benchmarking.contenders import contenders
 from prosparse.kernels import reference
+from prosparse.kernels.backend import choose_backend, use_backend
 from prosparse.records.files import read_record
 
+BACKEND = choose_backend(torch.device("cpu"))
 OPS = ("bench", "ops", "--shape", "64x192", "--device", "cpu", "--quick")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 0)
+    monkeypatch.setattr(limit, "SIZES_MB_CPU", (0.03, 0.06, 0.12))
+    monkeypatch.setattr(limit, "BUFFER_BYTES_CPU", 2**20)
 
 
 @pytest.mark.parametrize("verb", ["ops", "decode", "train"])
@@ -32,10 +41,12 @@ def test_ops_prints_rows_limit_and_headline_and_writes_a_report(prosparse, tmp_p
     record = read_record(out)
     assert [shape.name for shape in record.shapes] == ["64x192", "96x200"]
     assert {row.mask for row in record.rows} == {"clustered"}
-    assert sum(line.startswith("sparse_ffn, ref") for line in result.out.splitlines()) == 2 * 3
+    assert (
+        sum(line.startswith(f"sparse_ffn, {BACKEND}") for line in result.out.splitlines()) == 2 * 3
+    )
     assert "Limit: " in result.out
     assert "the fastest sparse FFN" in result.out
-    assert "Not run: screened_ffn, reference at 96x200: " in result.out
+    assert f"Not run: screened_ffn, {BACKEND} at 96x200: " in result.out
     assert f"Wrote {out}/report.html" in result.out
     assert prosparse(*OPS, "--out", out).code == 2
     assert prosparse(*OPS, "--out", out, "--overwrite").code == 0
@@ -91,10 +102,11 @@ def test_decode_of_a_checkpoint_says_what_sparsity_buys(prosparse, relu_checkpoi
 def test_a_decode_that_is_not_exact_ends_with_code_1(prosparse, relu_checkpoint, monkeypatch):
     right = reference.gate_up
     monkeypatch.setattr(reference, "gate_up", lambda *given: right(*given) + 1e-9)
-    result = prosparse(
-        "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
-        "--quick",
-    )  # fmt: skip
+    with use_backend("reference"):
+        result = prosparse(
+            "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
+            "--quick",
+        )  # fmt: skip
     assert result.code == 1
     assert "\nNOT exact (sparse): 4 tokens" in result.out
     assert "no sparse decode was timed" in result.out

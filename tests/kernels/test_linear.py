@@ -9,7 +9,7 @@ from prosparse.kernels.linear import linear, linears
 from tests.kernels.cases import DTYPES
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-BACKENDS = ["reference", pytest.param("triton", marks=GPU), pytest.param("cuda", marks=GPU)]
+BACKENDS = ["reference", "cpu", pytest.param("triton", marks=GPU), pytest.param("cuda", marks=GPU)]
 SHAPES = ((64, 96), (67, 75), (576, 192), (4096, 1024))  # [D, F]
 EPSILON = {torch.float32: 2**-22, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
@@ -28,7 +28,7 @@ def problem(T, D, F, dtype, device):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_is_the_product_to_one_rounding(backend, shape, T, dtype):
-    device = torch.device("cpu" if backend == "reference" else "cuda")
+    device = torch.device("cpu" if backend in ("reference", "cpu") else "cuda")
     x, weight, bias = problem(T, *shape, dtype, device)
     exact = x.double() @ weight.double().T + bias.double()
     size = x.double().abs() @ weight.double().abs().T + bias.double().abs()
@@ -42,7 +42,7 @@ def test_is_the_product_to_one_rounding(backend, shape, T, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_negative_outputs_nan_and_infinities_pass(backend):
-    device = torch.device("cpu" if backend == "reference" else "cuda")
+    device = torch.device("cpu" if backend in ("reference", "cpu") else "cuda")
     x = torch.ones(1, 64, device=device)
     weight = torch.zeros(4, 64, device=device)
     weight[:, 0] = torch.tensor([-2.0, torch.nan, torch.inf, -torch.inf])
@@ -68,7 +68,7 @@ def test_weights_ready_changes_no_bit(T):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_together_they_are_what_each_is_alone(backend, count, T):
-    device = torch.device("cpu" if backend == "reference" else "cuda")
+    device = torch.device("cpu" if backend in ("reference", "cpu") else "cuda")
     x = problem(T, 96, 8, torch.bfloat16, device)[0]
     each = [problem(T, 96, 40 + 17 * i, torch.bfloat16, device)[1:] for i in range(count)]
     weights, biases = zip(*each, strict=True)

@@ -91,8 +91,9 @@ def test_says_what_runs_where():
             "model.layers.0.mlp": backend,
             "model.layers.1.mlp": backend,
         }
-        assert set(accelerated.why_not) == {"cuda", "triton"}
-        assert str(accelerated).startswith("Sparse FFNs: 2 on reference. The cuda backend needs")
+        assert {"cuda", "triton"} <= set(accelerated.why_not)
+        expected = f"Sparse FFNs: 2 on {backend}. The cuda backend needs"
+        assert str(accelerated).startswith(expected)
     assert not is_accelerated(model)
 
 

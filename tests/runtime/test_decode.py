@@ -8,6 +8,7 @@ from transformers.utils import import_utils
 
 import prosparse as ps
 from prosparse.runtime.decode import Decoder
+from prosparse.runtime.together import LaunchTogether
 from tests.model.tiny import VOCAB_SIZE, tiny_model, tiny_tokens
 
 
@@ -118,6 +119,7 @@ def test_compiled_to_one_graph(model, monkeypatch):
         found = decoder.generate(tokens, 12)
         with torch.compiler.set_stance("fail_on_recompile"):
             assert torch.equal(decoder.generate(tokens, 12), found)
+    assert isinstance(asked[0][0].pop("post_grad_custom_pre_pass"), LaunchTogether)
     options = {
         "max_autotune": True,
         "coordinate_descent_tuning": True,

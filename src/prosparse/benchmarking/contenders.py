@@ -8,15 +8,14 @@ which weights it must read. D = d_model, F = d_ff.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prosparse.benchmarking import reference
+from prosparse.benchmarking.entry import Contender
+from prosparse.benchmarking.gate_contenders import gate_contenders
 from prosparse.benchmarking.layers import Layer
 from prosparse.benchmarking.timing import Call
 from prosparse.kernels import ops
@@ -29,28 +28,6 @@ from prosparse.runtime.compiled import compile_step
 SCALE_BYTES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to compute a step of the FFN."""
-
-    name: str
-    step: Literal["up", "down", "ffn"]
-    build: Callable[[Layer], Call]
-    """Prepare (not timed) what it needs of a copy; return the call that is timed."""
-    reference: Callable[[Layer], Tensor]
-    """float32; what the call must return."""
-    num_bytes: Callable[[Layer], float]
-    """Weights of one copy that it cannot do without."""
-    backend: Backend | None = None
-    """Backend of `prosparse.kernels` it runs on; None for torch's own operators."""
-    is_dense: bool = False
-    is_compiled: bool = False
-    weight_bits: int | None = None
-    """Of quantized weights; None for the dtype's own."""
-    why_not: Callable[[Layer], str | None] = lambda layer: None
-    """Why it cannot run on such a layer, in one sentence."""
-
-
 def contenders(device: torch.device, backends: tuple[Backend, ...]) -> list[Contender]:
     """Return all that can take part on a device, dense baselines first.
 
@@ -59,6 +36,8 @@ def contenders(device: torch.device, backends: tuple[Backend, ...]) -> list[Cont
         backends: Of the sparse operators, best first; the variants run on the first.
     """
     found = [*_dense(), *([_compiled(device)] if device.type == "cuda" else [])]
+    if device.type == "cpu":
+        found += gate_contenders(backends[0])
     for backend in backends:
         found += [_sparse_up(backend), _sparse_down(backend), _sparse_ffn(backend)]
     best = backends[0]

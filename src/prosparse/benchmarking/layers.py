@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from prosparse.kernels.cpu.memory import ask_for_huge_pages
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -67,6 +69,8 @@ def make_layers(
         gate, up, down = (
             _normal((shape.d_ff, shape.d_model), WEIGHT_STD, dtype, generator) for _ in range(3)
         )
+        for matrix in (gate, up, down):  # as `accelerate` does
+            ask_for_huge_pages(matrix)
         no_mask = torch.empty(0, dtype=torch.bool, device=device)
         layers.append(Layer(empty, gate, up, down.T.contiguous(), down, empty, empty, no_mask))
     return layers

@@ -16,16 +16,19 @@ from torch import Tensor
 
 from prosparse.benchmarking.machine import free_bytes
 from prosparse.benchmarking.timing import Call, Replay, Stopwatch
+from prosparse.kernels.backend import why_not
+from prosparse.kernels.cpu.memory import ask_for_huge_pages, read
 from prosparse.records.speed import LimitPoint, SpeedLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZES_MB = (0.25, 0.5, 1, 2, 5, 10, 20, 45, 90, 180, 270)
-SIZES_MB_CPU = (0.03, 0.06, 0.12)  # small enough for one thread; shows the logic, not the machine
+SIZES_MB_CPU = (1, 5, 10, 20, 45, 90, 180)
 MAX_NODES = 64
 MIN_NODES = 8
 BUFFER_BYTES = 4 * 2**30
+BUFFER_BYTES_CPU = 2**29
 BLOCKS = (1024, 2048, 4096, 8192)  # words of 4 bytes in a program; the best counts
 ALIGNMENT = 1024  # words
 
@@ -34,9 +37,11 @@ def measure_limit(device: torch.device, stopwatch: Stopwatch) -> SpeedLimit:
     """Measure the line on this device."""
     method, readers = _readers(device)
     free = free_bytes(device)
-    num_bytes = 2**20 if free is None else min(BUFFER_BYTES, free // 2)
+    most = BUFFER_BYTES if device.type == "cuda" else BUFFER_BYTES_CPU
+    num_bytes = most if free is None else min(most, free // 2)
     # Random words: zeros may cost a chip less than data do.
     buffer = torch.empty(num_bytes // 4, dtype=torch.int32, device=device).random_()
+    ask_for_huge_pages(buffer)
     out = torch.zeros(2, dtype=torch.int32, device=device)
     points = []
     for size in SIZES_MB if device.type == "cuda" else SIZES_MB_CPU:
@@ -65,7 +70,7 @@ def fit_line(points: list[tuple[float, float]]) -> tuple[float, float]:
 def _readers(device: torch.device) -> tuple[str, list[Callable[[Tensor, Tensor], Tensor]]]:
     """Return how reading is done here, and the ways to try."""
     if device.type != "cuda":
-        return "torch.sum on the CPU, a wall clock around a loop", [lambda data, out: data.sum()]
+        return _readers_of_cpu(device)
     if importlib.util.find_spec("triton") is None:
         return (
             "a copy on the device of half as many bytes, read and written, for want of triton",
@@ -80,6 +85,20 @@ def _readers(device: torch.device) -> tuple[str, list[Callable[[Tensor, Tensor],
     return (
         f"a Triton kernel that only reads (best of {blocks} KiB for each block), CUDA graph replay",
         [reader(block) for block in BLOCKS],
+    )
+
+
+def _readers_of_cpu(device: torch.device) -> tuple[str, list[Callable[[Tensor, Tensor], Tensor]]]:
+    if why_not("cpu", device) is not None:
+        return "torch.sum on the CPU, a wall clock around a loop", [lambda data, out: data.sum()]
+
+    def reader(data: Tensor, out: Tensor) -> Tensor:
+        read(data)
+        return out
+
+    return (
+        "a threaded loop on the CPU that only reads, on huge pages if it can, a wall clock",
+        [reader],
     )
 
 

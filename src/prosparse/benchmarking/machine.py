@@ -3,24 +3,33 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from pathlib import Path
 
 import torch
 
 CLOCK_FIELDS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "power.limit", "driver_version")  # fmt: skip
 
 
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+MEMORY = Path("/proc/meminfo")
+
+
 def cache_bytes(device: torch.device) -> int:
-    """Return the size of a GPU's L2 cache; 0 for other devices, whose caches are left alone."""
-    if device.type != "cuda":
-        return 0
-    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    """Return the size of the last cache: a GPU's L2, a CPU's largest where Linux tells it, else 0."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [path.read_text().strip() for path in CPU_CACHES.glob("index*/size")]
+    return max((int(size.rstrip("K")) * 1024 for size in sizes if size.endswith("K")), default=0)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the free memory of a GPU; None on the CPU, where it is not asked for."""
+    """Return the free memory of a GPU, or of this machine where Linux tells it; else None."""
     if device.type != "cuda":
-        return None
+        text = MEMORY.read_text() if MEMORY.exists() else ""
+        found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+        return int(found[1]) * 1024 if found else None
     torch.cuda.empty_cache()
     return int(torch.cuda.mem_get_info(device)[0])
 

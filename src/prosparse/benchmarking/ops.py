@@ -20,7 +20,14 @@ from prosparse.benchmarking.limit import measure_limit
 from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.plan import Case, choose_backends, count_copies, plan_cases
 from prosparse.benchmarking.reference import error_bounds, relative_error
-from prosparse.benchmarking.timing import CACHE_SWEEPS, Repeats, Replay, Spread, Stopwatch
+from prosparse.benchmarking.timing import (
+    CACHE_SWEEPS,
+    CACHE_SWEEPS_CPU,
+    Repeats,
+    Replay,
+    Spread,
+    Stopwatch,
+)
 from prosparse.errors import UserError
 from prosparse.kernels.backend import Backend, use_backend
 from prosparse.model.device import choose_device, provenance
@@ -43,7 +50,8 @@ METHOD = (
 )
 METHOD_CPU = (
     "A wall clock around a loop with one call for each copy of the weights, over their number; "
-    "a CPU's caches are not emptied."
+    f"before every loop a buffer of {CACHE_SWEEPS_CPU} times the last cache is read, where Linux tells its "
+    "size and memory allows, so weights come from memory."
 )
 
 LOG = logging.getLogger(__name__)

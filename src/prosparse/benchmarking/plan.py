@@ -94,9 +94,10 @@ def count_copies(shape: Shape, dtype: torch.dtype, device: torch.device) -> int:
     Raises:
         UserError: Not even two copies fit.
     """
-    free = free_bytes(device)
-    if free is None:
+    if device.type != "cuda":
         return COPIES_CPU
+    free = free_bytes(device)
+    assert free is not None
     num_bytes = 4 * shape.d_model * shape.d_ff * dtype.itemsize  # down is held in two layouts
     wanted = math.ceil(CACHES_ROTATED * cache_bytes(device) / num_bytes)
     fitting = int(MEMORY_SHARE * free / num_bytes)
@@ -111,9 +112,8 @@ def count_copies(shape: Shape, dtype: torch.dtype, device: torch.device) -> int:
 
 def choose_backends(device: torch.device) -> tuple[tuple[Backend, ...], list[NotRun]]:
     """Return the backends of the operators that run on a device, best first, and why others do not."""
-    if device.type != "cuda":
-        return ("reference",), []
-    reasons = {name: why_not(name, device) for name in BACKENDS if name != "reference"}
+    here = ("cuda", "triton") if device.type == "cuda" else ("cpu",)
+    reasons = {name: why_not(name, device) for name in BACKENDS if name in here}
     able = tuple(name for name, reason in reasons.items() if reason is None)
     missing = [NotRun(f"backend {name}", reason) for name, reason in reasons.items() if reason]
     return able or ("reference",), missing

@@ -38,6 +38,11 @@ def relative_error(result: Tensor, reference: Tensor) -> float:
     return difference / size
 
 
+def gate(layer: Layer) -> Tensor:
+    """Step (1): ReLU(x W_s^T), [T, F]."""
+    return (layer.x.float() @ layer.gate_proj.float().T).relu()
+
+
 def dense_up(layer: Layer) -> Tensor:
     """The up projection of all neurons, x W_1^T, [T, F]."""
     return layer.x.float() @ layer.up_proj.float().T
@@ -70,11 +75,13 @@ def error_bounds(layers: Sequence[Layer]) -> dict[str, float]:
     Measured on the same inputs, because it depends on them: with few active neurons, the rounding of
     a handful of values is all there is.
     """
-    own: dict[str, float] = {"up": 0.0, "down": 0.0, "ffn": 0.0}
+    own: dict[str, float] = {"gate": 0.0, "up": 0.0, "down": 0.0, "ffn": 0.0}
     for layer in layers:
         up = F.linear(layer.x, layer.up_proj)
-        x1 = F.linear(layer.x, layer.gate_proj).relu() * up
+        active = F.linear(layer.x, layer.gate_proj).relu()
+        x1 = active * up
         for step, result, right in (
+            ("gate", active, gate(layer)),
             ("up", layer.gate_pre.relu() * up, sparse_up(layer)),
             ("down", F.linear(layer.x1, layer.down_proj), down(layer)),
             ("ffn", F.linear(x1, layer.down_proj), whole_ffn(layer)),

@@ -5,7 +5,7 @@ One graph holds one call for each copy of the weights, so launches cost what the
 decode and not what Python costs. Before every replay a foreign buffer several times the size of the
 L2 cache is read, and no weight is used twice within a replay: what a call reads comes from memory.
 The time of a call is the replay's, between two events, over the number of calls. On a CPU the same
-calls run in a plain loop on a wall clock, and the cache is only rotated.
+calls run in a plain loop on a wall clock, after the same sweep.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prosparse.benchmarking.machine import cache_bytes
+from prosparse.benchmarking.machine import cache_bytes, free_bytes
 
 Call = Callable[[], Tensor]
 
 CACHE_SWEEPS = 4  # the foreign buffer is this many caches long
+CACHE_SWEEPS_CPU = 2  # whose last caches are large, and slow to sweep
+MEMORY_SHARE_CPU = 0.25  # of what is free, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,12 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, repeats: Repeats) -> None:
         self._device, self._repeats = device, repeats
-        num_bytes = CACHE_SWEEPS * cache_bytes(device)
-        self._foreign = torch.zeros(num_bytes // 4, dtype=torch.int32, device=device)
+        is_gpu = device.type == "cuda"
+        num_bytes = (CACHE_SWEEPS if is_gpu else CACHE_SWEEPS_CPU) * cache_bytes(device)
+        if not is_gpu:
+            num_bytes = min(num_bytes, int(MEMORY_SHARE_CPU * (free_bytes(device) or 0)))
+        # Ones: pages of zeros that were never written are one and the same page on a CPU.
+        self._foreign = torch.ones(num_bytes // 4, dtype=torch.int32, device=device)
 
     def time(self, replay: Runnable) -> Spread:
         """Return the time of one call of a replay."""
@@ -116,7 +122,7 @@ class Stopwatch:
         In a round every replay runs once: what changes slowly, such as a GPU's clocks under load,
         is the same for all of them.
         """
-        once = self._time_on_gpu if self._device.type == "cuda" else _time_on_cpu
+        once = self._time_on_gpu if self._device.type == "cuda" else self._time_on_cpu
         for _ in range(self._repeats.warmup):
             for replay in replays:
                 once(replay)
@@ -141,9 +147,9 @@ class Stopwatch:
 
         return read
 
-
-def _time_on_cpu(replay: Runnable) -> Callable[[], float]:
-    start = time.perf_counter()
-    replay.run()
-    seconds = time.perf_counter() - start
-    return lambda: 1e6 * seconds
+    def _time_on_cpu(self, replay: Runnable) -> Callable[[], float]:
+        self._foreign.max()
+        start = time.perf_counter()
+        replay.run()
+        seconds = time.perf_counter() - start
+        return lambda: 1e6 * seconds

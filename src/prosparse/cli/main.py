@@ -23,6 +23,7 @@ import typer
 
 import prosparse
 from prosparse.cli import bench
+from prosparse.cli.doctor import doctor
 from prosparse.cli.fit import fit
 from prosparse.cli.frontier import frontier
 from prosparse.cli.generate import generate
@@ -80,9 +81,9 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (
-    sparsify, relufy, train, measure, threshold, generate, inspect, plan, fit, frontier, report,
-):  # fmt: skip
+for verb in (sparsify, relufy, train, measure, threshold, generate, inspect):
+    app.command()(_spoken(verb))
+for verb in (plan, fit, frontier, report, doctor):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

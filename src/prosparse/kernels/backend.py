@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code runs an operator: CUDA C++, Triton or plain PyTorch, and why not the faster one."""
+"""Which code runs an operator: CUDA C++, Triton, C++ or plain PyTorch, and why not the faster one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Literal, get_args
 
 import torch
 
-Backend = Literal["cuda", "triton", "reference"]
+from prosparse.kernels.cpu.library import why_no_library
+
+Backend = Literal["cuda", "triton", "cpu", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """Fastest first."""
 MODULES: dict[Backend, str] = {
     "cuda": "prosparse.kernels.cuda.operators",
     "triton": "prosparse.kernels.triton",
+    "cpu": "prosparse.kernels.cpu.operators",
     "reference": "prosparse.kernels.reference",
 }
 OLDEST_CAPABILITY = (8, 0)
@@ -39,9 +42,9 @@ def implementation(device: torch.device) -> ModuleType:
 
 
 def training_backend(device: torch.device) -> Backend:
-    """Return the backend of the training operators, which have no CUDA C++ form: Triton's is as fast."""
+    """Return the backend of the training operators: Triton's, or the reference; C++ has none."""
     chosen = choose_backend(device)
-    if chosen != "cuda":
+    if chosen in ("triton", "reference"):
         return chosen
     return "triton" if why_not("triton", device) is None else "reference"
 
@@ -60,6 +63,10 @@ def why_not(backend: Backend, device: torch.device) -> str | None:
     """Return why a backend cannot run on a device, as one sentence; None when it can."""
     if backend == "reference":
         return None
+    if backend == "cpu":
+        if device.type != "cpu":
+            return f"The cpu backend is for tensors on a CPU; these are on '{device.type}'."
+        return why_no_library()
     if device.type != "cuda":
         return f"The {backend} backend needs an NVIDIA GPU; these tensors are on '{device.type}'."
     return _why_not_on_gpu(backend, device.index or 0)

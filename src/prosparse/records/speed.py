@@ -54,8 +54,8 @@ class OpsRow:
 
     shape: str
     """Name of the shape."""
-    step: Literal["up", "down", "ffn"]
-    """`up` is step 2 of Section 3.3, `down` step 3, `ffn` the whole FFN."""
+    step: Literal["gate", "up", "down", "ffn"]
+    """`gate` is step 1 of Section 3.3 (on a CPU), `up` step 2, `down` step 3, `ffn` the whole FFN."""
     contender: str
     is_dense: bool
     """Reads all weights whatever the mask: a baseline."""

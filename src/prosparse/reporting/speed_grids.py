@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     )
     from prosparse.records.training_speed import TrainSpeedRecord
 
-STEPS = {"up": "step 2 (up)", "down": "step 3 (down)", "ffn": "whole FFN"}
+STEPS = {
+    "gate": "step 1 (gate)",
+    "up": "step 2 (up)",
+    "down": "step 3 (down)",
+    "ffn": "whole FFN",
+}
 NOTHING = "–"
 H100_LIMIT = (2.35, 0.322)
 """us and us/MB, read in November 2026 with torch 2.11 and driver 580."""
@@ -71,10 +76,15 @@ def ops_grid(rows: Sequence[OpsRow]) -> Grid:
 
 
 def limit_text(limit: SpeedLimit) -> str:
-    """Return the measured limit in words, beside the published one."""
-    return (
+    """Return the measured limit in words; that of a GPU beside the published one."""
+    found = (
         f"{limit.launch_us:.2f} us + {limit.us_per_mb:.4f} us/MB for one launch, measured with "
-        f"{limit.method}. An earlier reading on an NVIDIA H100 80GB HBM3 was "
+        f"{limit.method}."
+    )
+    if "CUDA" not in limit.method:
+        return found
+    return (
+        f"{found} An earlier reading on an NVIDIA H100 80GB HBM3 was "
         f"{H100_LIMIT[0]} us + {H100_LIMIT[1]} us/MB."
     )
 

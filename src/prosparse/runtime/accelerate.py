@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
+from prosparse.kernels.cpu.memory import ask_for_huge_pages
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
@@ -96,15 +97,16 @@ class Accelerated:
                 if not is_neuron_major(projection, is_down=projection is down):
                     make_neuron_major(projection)
                     self._undo.callback(make_row_major, projection)
+                ask_for_huge_pages(rows_by_neuron(projection, is_down=projection is down))
             if self.is_screened:
                 build_screen(ffn)
-        if "cuda" in self.backends.values():
-            self._read_rows_of_dense_projections()
+        self._read_rows_of_dense_projections()
 
     def _read_rows_of_dense_projections(self) -> None:
         inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
         for projection in few_tokens.plain_linears(self.model.modules()):
-            if id(projection) not in inside and choose_backend(projection.weight.device) == "cuda":
+            runs_on = choose_backend(projection.weight.device)
+            if id(projection) not in inside and runs_on in ("cuda", "cpu"):
                 few_tokens.swap_in(projection, self.max_tokens)
                 self._undo.callback(few_tokens.swap_out, projection)
 
@@ -120,8 +122,8 @@ def accelerate(
 
     A pass over at most `max_tokens` tokens (batch times sequence: the decode step) reads only the
     weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
-    gradients and hooks on a part of an FFN go through the model's own forward. With CUDA kernels the
-    dense projections, of attention and the head, take the same way through
+    gradients and hooks on a part of an FFN go through the model's own forward. With CUDA kernels or
+    those of the CPU the dense projections, of attention and the head, take the same way through
     `prosparse.kernels.linear`: they are most of what a sparse model still reads. Each weight is held
     once: down projections are laid out by neurons and keep their shape, so the model still saves
     as a stock checkpoint. Compiled code made before is compiled again.
@@ -130,8 +132,8 @@ def accelerate(
         model: A causal language model with ReLU, FATReLU or shifted ReLU, neither compiled nor
             wrapped; thresholds may differ between layers.
         max_tokens: From 1 to 16. The more tokens, the fewer neurons are zero for all of them.
-        backend: `auto` takes the fastest that runs: `cuda`, `triton`, `reference` (plain PyTorch:
-            correct, not fast). Another holds for all models of this process until `remove`.
+        backend: `auto` takes the fastest that runs: `cuda`, `triton`, `cpu`, `reference` (plain
+            PyTorch: correct, not fast). Another holds for all models of this process until `remove`.
         screened: Keep an int8 copy of every gate, a sixth more memory for the FFNs, and read the
             gate's own rows only where the copy cannot rule a neuron out (`prosparse.kernels.screen`).
             The results are the same; on a GPU and from d_model 1024 on it is faster. Code compiled

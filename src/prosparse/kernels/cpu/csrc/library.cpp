@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Python calls: the choice of a variant, and the steps one after another.
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "element.h"
+#include "job.h"
+#include "pool.h"
+
+namespace prosparse {
+
+extern const Variant VARIANT_PORTABLE;
+#ifdef PROSPARSE_WITH_AVX2
+extern const Variant VARIANT_AVX2;
+#endif
+#ifdef PROSPARSE_WITH_AVX512
+extern const Variant VARIANT_AVX512;
+#endif
+#ifdef PROSPARSE_WITH_NEON
+extern const Variant VARIANT_NEON;
+#endif
+
+namespace {
+
+constexpr int64_t PIECES_PER_THREAD = 8;
+constexpr int64_t LEAST_TILE = 128;        // columns: four lines of 16-bit weights
+constexpr int64_t READ_BYTES = 1 << 18;
+
+// Variants that were built and that this CPU runs, best first; the last one always does.
+int runnable(const Variant** found) {
+  int count = 0;
+#ifdef PROSPARSE_WITH_AVX512
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    found[count++] = &VARIANT_AVX512;
+  }
+#endif
+#ifdef PROSPARSE_WITH_AVX2
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
+    found[count++] = &VARIANT_AVX2;
+  }
+#endif
+#ifdef PROSPARSE_WITH_NEON
+  found[count++] = &VARIANT_NEON; // part of every 64-bit ARM CPU
+#endif
+  found[count++] = &VARIANT_PORTABLE;
+  return count;
+}
+
+const Variant* best() {
+  const Variant* found[4];
+  runnable(found);
+  return found[0];
+}
+
+const Variant* chosen = best();
+
+// Memory that a thread keeps for its next call.
+class Buffer {
+ public:
+  ~Buffer() { std::free(data_); }
+
+  template <typename T>
+  T* of(int64_t count) {
+    const auto wanted = static_cast<size_t>(count) * sizeof(T) + 64;
+    if (wanted > size_) {
+      std::free(data_);
+      size_ = 0;
+      const size_t rounded = (wanted + 63) / 64 * 64;
+      data_ = std::aligned_alloc(64, rounded);
+      if (!data_) throw std::bad_alloc();
+      size_ = rounded;
+    }
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+struct Buffers {
+  Buffer x_of_gate, x_of_up, rows, values, counts;
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Call {
+  const Job& job;
+  const Workspace& work;
+};
+
+using Piece = void (*)(const Job&, const Workspace&, int64_t);
+
+template <Piece Variant::*PIECE>
+void run_pieces(const Job& job, const Workspace& work, int64_t count) {
+  Call call{job, work};
+  const Body body = [](void* context, int64_t item) {
+    const Call& call = *static_cast<Call*>(context);
+    (chosen->*PIECE)(call.job, call.work, item);
+  };
+  parallel_for(job.num_threads, count, body, &call);
+}
+
+bool have_same_order(int32_t a, int32_t b) {
+  for (int64_t i = 0; i < BLOCK; ++i) {
+    if (place_in_block(a, i) != place_in_block(b, i)) return false;
+  }
+  return true;
+}
+
+// x as float32, in the order in which blocks of a kind come.
+template <typename E>
+void widen_x(const Job& job, int64_t stride, int32_t order, float* out) {
+  int64_t places[BLOCK];
+  for (int64_t i = 0; i < BLOCK; ++i) places[i] = place_in_block(order, i);
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const E* x = static_cast<const E*>(job.x) + t * job.d_model;
+    float* of_token = out + t * stride;
+    for (int64_t first = 0; first < stride; first += BLOCK) {
+      const int64_t count = job.d_model - first < BLOCK ? job.d_model - first : BLOCK;
+      for (int64_t i = 0; i < count; ++i) of_token[first + places[i]] = widen(x[first + i]);
+      for (int64_t i = count; i < BLOCK; ++i) of_token[first + places[i]] = 0.0f;
+    }
+  }
+}
+
+float* widened_x(const Job& job, int64_t stride, int32_t order, Buffer& buffer) {
+  float* out = buffer.of<float>(job.tokens * stride);
+  if (job.kind == BFLOAT16) {
+    widen_x<Bf16>(job, stride, order, out);
+  } else if (job.kind == FLOAT16) {
+    widen_x<Fp16>(job, stride, order, out);
+  } else {
+    widen_x<float>(job, stride, order, out);
+  }
+  return out;
+}
+
+// Bring what the chunks found together, in order.
+void close_gaps(const Job& job, Workspace& work, int64_t num_chunks) {
+  int64_t count = 0;
+  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+    const int64_t first = chunk * work.neurons_per_chunk, found = work.counts[chunk];
+    std::memmove(work.rows + count, work.rows + first, static_cast<size_t>(found) * sizeof(int32_t));
+    std::memmove(work.values + count * job.tokens, work.values + first * job.tokens,
+                 static_cast<size_t>(found * job.tokens) * sizeof(float));
+    count += found;
+  }
+  work.num_rows = count;
+}
+
+// A neuron whose x_1 is zero for all tokens after all (up may be zero too) is not read again.
+void drop_zeros(const Job& job, Workspace& work) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < work.num_rows; ++i) {
+    bool is_needed = false;
+    for (int64_t t = 0; t < job.tokens; ++t) {
+      const float value = work.values[i * job.tokens + t];
+      is_needed |= value != 0.0f;
+      work.values[count * job.tokens + t] = value;
+    }
+    work.rows[count] = work.rows[i];
+    count += is_needed;
+  }
+  work.num_rows = count;
+}
+
+void write_x1(const Job& job, const Workspace& work) {
+  const size_t size = job.kind == FLOAT32 ? 4 : 2;
+  std::memset(job.x1, 0, static_cast<size_t>(job.tokens * job.d_ff) * size);
+  for (int64_t i = 0; i < work.num_rows; ++i) {
+    for (int64_t t = 0; t < job.tokens; ++t) {
+      put(job.x1, job.kind, t * job.d_ff + work.rows[i], work.values[i * job.tokens + t]);
+    }
+  }
+}
+
+void run_steps(const Job& job) {
+  thread_local Buffers buffers;
+  Workspace work{};
+  const int64_t pieces = PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
+  work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
+  work.neurons_per_chunk = ceil_div(job.d_ff, pieces);
+  const int64_t num_chunks = ceil_div(job.d_ff, work.neurons_per_chunk);
+  work.rows = buffers.rows.of<int32_t>(job.d_ff);
+  work.values = buffers.values.of<float>(job.d_ff * job.tokens);
+  work.counts = buffers.counts.of<int32_t>(num_chunks);
+  if (job.gate.values) {
+    work.x_of_gate = widened_x(job, work.stride, job.gate.kind, buffers.x_of_gate);
+  }
+  if (job.up.values) {
+    const bool is_same = job.gate.values && have_same_order(job.gate.kind, job.up.kind);
+    work.x_of_up = is_same ? work.x_of_gate
+                           : widened_x(job, work.stride, job.up.kind, buffers.x_of_up);
+  }
+  run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
+  close_gaps(job, work, num_chunks);
+  if (job.up.values) {
+    work.rows_per_unit = ceil_div(work.num_rows, pieces) < 8 ? 8 : ceil_div(work.num_rows, pieces);
+    run_pieces<&Variant::up_unit>(job, work, ceil_div(work.num_rows, work.rows_per_unit));
+    drop_zeros(job, work);
+  }
+  if (job.x1) write_x1(job, work);
+  if (job.y) {
+    int64_t columns = ceil_div(job.d_model, job.num_threads > 0 ? job.num_threads : 1);
+    columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, LEAST_TILE) * LEAST_TILE;
+    const int64_t most = MOST_TILE_FLOATS / job.tokens / LEAST_TILE * LEAST_TILE;
+    work.columns_per_tile = columns < most ? columns : most;
+    run_pieces<&Variant::down_tile>(job, work, ceil_div(job.d_model, work.columns_per_tile));
+  }
+}
+
+struct Reading {
+  const char* data;
+  int64_t num_bytes;
+  uint64_t seen;
+};
+
+} // namespace
+} // namespace prosparse
+
+#define PROSPARSE_API extern "C" __attribute__((visibility("default")))
+
+using namespace prosparse;
+
+// What Python checks before it trusts the layout of its structures.
+PROSPARSE_API int64_t prosparse_job_size() { return sizeof(Job); }
+
+// Run steps (1) to (3) as far as the job asks for them. Returns 0, or 1 when memory ran out.
+PROSPARSE_API int32_t prosparse_run(const Job* job) {
+  try {
+    run_steps(*job);
+    return 0;
+  } catch (...) { // nothing may be thrown into Python
+    return 1;
+  }
+}
+
+// Read memory on several threads and do nothing with it.
+PROSPARSE_API uint64_t prosparse_read(const void* data, int64_t num_bytes, int32_t num_threads) {
+  Reading reading{static_cast<const char*>(data), num_bytes, 0};
+  const Body body = [](void* context, int64_t item) {
+    auto& reading = *static_cast<Reading*>(context);
+    const int64_t first = item * READ_BYTES, rest = reading.num_bytes - first;
+    const uint64_t seen = chosen->read(reading.data + first, rest < READ_BYTES ? rest : READ_BYTES);
+    if (seen == 1) reading.seen = seen; // hardly ever; but the reads have to be made
+  };
+  parallel_for(num_threads, ceil_div(num_bytes, READ_BYTES), body, &reading);
+  return reading.seen;
+}
+
+// The name of the variant in use.
+PROSPARSE_API const char* prosparse_variant() { return chosen->name; }
+
+// Use a variant by its name, or the best one for null. Returns 0, or 1 if it cannot run here.
+PROSPARSE_API int32_t prosparse_use_variant(const char* name) {
+  const Variant* found[4];
+  const int count = runnable(found);
+  for (int i = 0; i < count; ++i) {
+    if (!name || std::strcmp(name, found[i]->name) == 0) {
+      chosen = found[i];
+      return 0;
+    }
+  }
+  return 1;
+}
+
+// Use the threads of an OpenMP runtime in this process, or our own.
+PROSPARSE_API void prosparse_use_openmp(int32_t wanted) { use_openmp(wanted != 0); }
+
+// Whether those of an OpenMP runtime are used: wanted, and there is one.
+
+PROSPARSE_API int32_t prosparse_uses_openmp() { return uses_openmp(); }
+
+PROSPARSE_API void prosparse_forget_threads() { forget_threads(); }

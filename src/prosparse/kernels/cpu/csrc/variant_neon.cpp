@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <type_traits>
+
+#include "simd_neon.h"
+#include "steps.h"
+
+namespace prosparse {
+
+extern const Variant VARIANT_NEON;
+const Variant VARIANT_NEON = {"neon", gate_chunk, up_unit, down_tile, read};
+
+} // namespace prosparse

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators on a CPU; what they compute is `prosparse.kernels.reference`.
+
+One call of the library runs all steps it is asked for on its threads: the gate's rows in pieces,
+then the list of neurons that some token needs, then their rows of `up_proj`, then columns of their rows
+of `down_projT`. x_1 never becomes a tensor unless asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from prosparse.kernels import reference
+from prosparse.kernels.cpu.library import Job, Matrix, library
+from prosparse.kernels.ffn_weights import FFNWeights
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
+BLOCK = 32  # values that the kernels unpack at once; a group is whole blocks
+
+
+def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
+    """Step (2); see `prosparse.kernels.ops.sparse_up`."""
+    x1 = torch.empty(gate_pre.shape, dtype=x.dtype)
+    job = _job(x, len(up_proj), threshold)
+    job.gate_pre, job.x1, job.up = gate_pre.data_ptr(), x1.data_ptr(), _matrix(up_proj, None)
+    _run(job)
+    return x1
+
+
+def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
+    """Step (3); see `prosparse.kernels.ops.sparse_down`."""
+    y = torch.empty(len(x1), down_projT.shape[1], dtype=x1.dtype)
+    job = _job(y, len(down_projT), -math.inf)
+    # x_1 is handed in as a gate from which nothing is cut off.
+    job.x, job.gate_pre, job.y = None, x1.data_ptr(), y.data_ptr()
+    job.down = _matrix(down_projT, None)
+    _run(job)
+    return y
+
+
+def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
+    """Steps (1) and (2): the intermediate x_1 [T, F] of x [T, D], in the dtype of x."""
+    if not _has_whole_blocks(weights):
+        return reference.gate_up(x, weights)
+    x1 = torch.empty(len(x), len(weights.gate_proj), dtype=x.dtype)
+    job = _job_of(x, weights)
+    job.x1 = x1.data_ptr()
+    _run(job)
+    return x1
+
+
+def sparse_ffn(
+    x: Tensor,
+    weights: FFNWeights,
+    residual: Tensor | None = None,
+    float32_output: bool = False,
+) -> Tensor:
+    """The whole FFN; see `prosparse.kernels.ops.sparse_ffn`."""
+    if not _has_whole_blocks(weights):
+        return reference.sparse_ffn(x, weights, residual, float32_output)
+    y = torch.empty(x.shape, dtype=torch.float32 if float32_output else x.dtype)
+    job = _job_of(x, weights)
+    job.y, job.y_is_float32 = y.data_ptr(), float32_output
+    job.down = _matrix(weights.down_projT, weights.down_scales)
+    job.down_bias = _address(weights.down_bias)
+    if residual is not None:
+        job.residual, job.residual_is_float32 = residual.data_ptr(), residual.dtype == torch.float32
+    _run(job)
+    return y
+
+
+def _job_of(x: Tensor, weights: FFNWeights) -> Job:
+    job = _job(x, len(weights.gate_proj), weights.threshold)
+    job.gate = _matrix(weights.gate_proj, weights.gate_scales)
+    if weights.up_proj is not None:
+        job.up = _matrix(weights.up_proj, weights.up_scales)
+    job.gate_bias, job.up_bias = _address(weights.gate_bias), _address(weights.up_bias)
+    job.shift, job.up_relu = weights.shift, weights.up_relu
+    return job
+
+
+def _job(x: Tensor, d_ff: int, threshold: float) -> Job:
+    return Job(
+        tokens=len(x),
+        d_model=x.shape[1],
+        d_ff=d_ff,
+        kind=KINDS[x.dtype],
+        num_threads=torch.get_num_threads(),
+        x=x.data_ptr(),
+        threshold=torch.tensor(threshold, dtype=x.dtype).item() if threshold else 0.0,
+    )
+
+
+def _matrix(values: Tensor, scales: Tensor | None) -> Matrix:
+    if scales is None:
+        return Matrix(values.data_ptr(), None, 0, KINDS[values.dtype])
+    return Matrix(values.data_ptr(), scales.data_ptr(), _group(values, scales), KINDS[values.dtype])
+
+
+def _group(values: Tensor, scales: Tensor) -> int:
+    width = values.shape[1] * (2 if values.dtype == torch.uint8 else 1)
+    return width // scales.shape[1]
+
+
+def _has_whole_blocks(weights: FFNWeights) -> bool:
+    """Whether all groups are those that `quantize` makes; others are for the reference."""
+    pairs = (
+        (weights.gate_proj, weights.gate_scales),
+        (weights.up_proj, weights.up_scales),
+        (weights.down_projT, weights.down_scales),
+    )
+    return all(
+        values is None or scales is None or _group(values, scales) % BLOCK == 0
+        for values, scales in pairs
+    )
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _run(job: Job) -> None:
+    if library().prosparse_run(ctypes.byref(job)):
+        raise MemoryError("The CPU kernels found no memory for their lists.")
