@@ -32,13 +32,15 @@ def candidate(threshold: float, within_budget: bool, sparsity=0.5, method="fixed
 class Curve:
     """Stands in for a judge: the increase is a function of the threshold of the only layer."""
 
-    def __init__(self, increase, max_increase=0.01):
-        self.increase, self.max_increase = increase, max_increase
+    def __init__(self, increase, max_increase=0.01, stderr=0.0):
+        self.increase, self.max_increase, self.stderr = increase, max_increase, stderr
 
     def measure(self, method, setting, thresholds):
         found = self.increase(thresholds[0])
         row = candidate(setting, found <= self.max_increase, method=method)
-        return dataclasses.replace(row, perplexity_increase=found)
+        return dataclasses.replace(
+            row, perplexity_increase=found, perplexity_increase_stderr=self.stderr
+        )
 
 
 def edge(curve, first=0.02, largest=10.0, power=2):
@@ -70,6 +72,15 @@ def test_the_edge_of_any_power_law_is_found_just_below_the_budget(scale, power):
 def test_a_cliff_is_found_to_a_hundredth():
     best = largest_within(edge(Curve(lambda t: 0.0 if t < 0.37 else math.inf)))
     assert 0.98 * 0.37 < best.threshold < 0.37
+
+
+@pytest.mark.parametrize(
+    ("found", "stderr", "is_over"),
+    [(0.0091, 0.002, True), (0.0089, 0.002, False), (0.0091, math.nan, False), (0.004, 1, False)],
+)
+def test_noise_is_not_chased(found, stderr, is_over):
+    rows = edge(Curve(lambda t: found * t / 0.02, stderr=stderr))
+    assert (len(rows) == 1) == is_over
 
 
 def test_a_search_ends_at_the_largest_setting():

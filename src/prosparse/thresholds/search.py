@@ -24,7 +24,8 @@ METHODS: tuple[Method, ...] = ("fixed", "per-layer", "cett")
 CHOICES = (*METHODS, "all")
 SEARCH_STEPS = 12
 CLOSE_ENOUGH = 0.05
-"""A search ends when the increase is below the budget by less than this share of it."""
+"""A search ends when the increase is below the budget by less than this share of it, or by less than
+half its own standard error."""
 NARROW_ENOUGH = 0.01
 """A search ends when the edge of the budget is known to this share of its setting."""
 FARTHEST_STEP = 5.0
@@ -119,8 +120,7 @@ def find_edge(
         rows.append(row)
         if row.within_budget:
             within = row
-            is_close = row.perplexity_increase >= (1 - CLOSE_ENOUGH) * judge.max_increase
-            if is_close or setting >= largest:
+            if _is_close(row, judge.max_increase) or setting >= largest:
                 break
         else:
             over = row
@@ -132,6 +132,14 @@ def find_edge(
             power = _power(within, over, power)
         setting = min(_next(row, judge.max_increase, low, high, power), largest)
     return sorted(rows, key=lambda row: row.threshold)
+
+
+def _is_close(row: ThresholdCandidate, max_increase: float) -> bool:
+    """Return whether a candidate is so near below the budget that going on would chase noise."""
+    noise = row.perplexity_increase_stderr
+    left = max(CLOSE_ENOUGH * max_increase, 0.0 if math.isnan(noise) else noise / 2)
+    # However little is known of it, a candidate that spends under half of the budget is not close.
+    return row.perplexity_increase >= max_increase - min(left, max_increase / 2)
 
 
 def _power(within: ThresholdCandidate, over: ThresholdCandidate, otherwise: float) -> float:
