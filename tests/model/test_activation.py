@@ -120,7 +120,12 @@ def test_names_and_numbers_that_fit(name, numbers, expected):
 @pytest.mark.parametrize(
     ("name", "numbers", "message"),
     [
-        ("gelu", {}, "Unknown activation 'gelu'; choose one of relu, fatrelu, shifted-relu."),
+        (
+            "gelu",
+            {},
+            "Unknown activation 'gelu'; choose one of relu, fatrelu, shifted-relu, drelu, "
+            "thresholded-silu.",
+        ),
         ("relu", {"bias": 0.1}, "--bias 0.1 does not apply to relu."),
         ("relu", {"threshold": 0.1}, "--threshold 0.1 does not apply to relu."),
         ("fatrelu", {"bias": 0.1}, "--bias 0.1 does not apply to fatrelu."),

@@ -181,6 +181,9 @@ def restore_activation(model: PreTrainedModel) -> None:
     name = getattr(model.config.get_text_config(), OWN_KEY, None)
     if name not in SPARSE_ACTIVATIONS:
         return
+    if is_standalone(model) and name == "drelu":
+        for ffn in ffns(model):  # our module computes all of it; a hook would keep others from it
+            ffn.module.get_submodule(ffn.family.up)._forward_hooks.clear()
     if ffns(model)[0].family.config_key is None or is_standalone(model):
         relufy_in_place(model, activation_of(model))
 

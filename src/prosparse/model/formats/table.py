@@ -48,7 +48,7 @@ def stock_config(config: Config, source: str) -> Config | None:
         what = _named(row or nearest(config))
         raise UserError(
             f"{source} is nearly in the format of {what}, but {unfit}; correct its config.json, or "
-            "allow its own modeling code to run (--trust-remote-code)."
+            "allow its own modeling code to run (trust_remote_code)."
         ) from None
 
 
@@ -70,7 +70,7 @@ def _refuse_foreign(config: Config, model_type: str, source: str) -> None:
         raise UserError(
             f"{source} has model_type '{model_type}', which neither transformers nor prosparse knows; "
             f"the nearest published format is that of {_named(nearest(config))}. Modeling code that "
-            "comes with a checkpoint runs where it is allowed to (--trust-remote-code)."
+            "comes with a checkpoint runs only if trust_remote_code allows it (--trust-remote-code)."
         )
     known = CONFIG_MAPPING[model_type]
     for row in FORMATS:
