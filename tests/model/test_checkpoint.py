@@ -80,7 +80,7 @@ def test_a_hub_id_reaches_transformers_as_it_is(name, checkpoint, monkeypatch):
     for cls in (AutoConfig, AutoModelForCausalLM, AutoTokenizer):
         local(cls)
     own = PreTrainedConfig.get_config_dict
-    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda _: own(checkpoint))
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda *_, **__: own(checkpoint))
     ps.load(name)
     assert set(seen) == {(AutoConfig, name), (AutoModelForCausalLM, name)}
     ps.load_tokenizer(name)
