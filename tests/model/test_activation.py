@@ -15,6 +15,7 @@ from prosparse.errors import UserError
 from prosparse.model.activation import (
     FATReLU,
     ShiftedReLU,
+    ThresholdedSiLU,
     build_activation,
     make_activation,
 )
@@ -120,7 +121,12 @@ def test_names_and_numbers_that_fit(name, numbers, expected):
 @pytest.mark.parametrize(
     ("name", "numbers", "message"),
     [
-        ("gelu", {}, "Unknown activation 'gelu'; choose one of relu, fatrelu, shifted-relu."),
+        (
+            "gelu",
+            {},
+            "Unknown activation 'gelu'; choose one of relu, fatrelu, shifted-relu, drelu, "
+            "thresholded-silu.",
+        ),
         ("relu", {"bias": 0.1}, "--bias 0.1 does not apply to relu."),
         ("relu", {"threshold": 0.1}, "--threshold 0.1 does not apply to relu."),
         ("fatrelu", {"bias": 0.1}, "--bias 0.1 does not apply to fatrelu."),
@@ -155,3 +161,17 @@ def test_build_makes_a_fresh_module(activation, cls):
     assert type(module) is cls
     assert module is not build_activation(activation.name, activation.param)
     assert getattr(module, "param", None) == activation.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_thresholded_silu_keeps_what_is_above_in_magnitude(dtype):
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.1, 1.5, float("nan")], dtype=dtype)
+    silu = torch.nn.functional.silu(x)
+    t = silu[1].abs().item()  # a tie, which CATS cuts
+    found = ThresholdedSiLU(t)(x)
+    expected = torch.where(silu.abs() <= silu[1].abs(), 0, silu)
+    assert torch.equal(found[:-1], expected[:-1])
+    assert found[1] == 0
+    assert found[0] == 0  # silu(-3) = -0.14
+    assert found[4] != 0
+    assert found[-1].isnan()

@@ -14,6 +14,7 @@ from transformers import (
     BertForMaskedLM,
     BloomConfig,
     BloomForCausalLM,
+    PreTrainedConfig,
 )
 
 import prosparse as ps
@@ -78,6 +79,8 @@ def test_a_hub_id_reaches_transformers_as_it_is(name, checkpoint, monkeypatch):
 
     for cls in (AutoConfig, AutoModelForCausalLM, AutoTokenizer):
         local(cls)
+    own = PreTrainedConfig.get_config_dict
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda *_, **__: own(checkpoint))
     ps.load(name)
     assert set(seen) == {(AutoConfig, name), (AutoModelForCausalLM, name)}
     ps.load_tokenizer(name)
@@ -120,7 +123,7 @@ def test_an_encoder_is_refused(use, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "cake"}, "has model type `cake` but Transformers does not recognize"),
+        ({"model_type": "cake"}, "has model_type 'cake', which neither transformers nor prosparse"),
         ({"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
         ({"hidden_act": "cake"}, "it needs 'cake', which is not there"),
         ({"hidden_size": 33}, "hidden size"),

@@ -60,6 +60,9 @@ def logits(model):
     [
         ("llama", BY_LAYER),
         ("llama", Activation("shifted_relu", 0.1)),
+        ("llama", Activation("thresholded_silu", (0.3, 0.05))),
+        ("llama", Activation("drelu")),
+        ("phi3", Activation("drelu")),
         ("gemma3_text", BY_LAYER),  # another config key
         ("phi3", BY_LAYER),  # gate and up in one matrix
         ("opt", BY_LAYER),  # the layer itself is the FFN

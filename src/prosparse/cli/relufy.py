@@ -14,11 +14,16 @@ def relufy(
     model: Model,
     out: Annotated[str, typer.Option(help="Folder to write.")],
     activation: Annotated[
-        str, typer.Option(metavar="relu|shifted-relu|fatrelu", help="What replaces Swish or GELU.")
+        str,
+        typer.Option(
+            metavar="relu|shifted-relu|fatrelu|drelu|thresholded-silu",
+            help="What replaces Swish or GELU.",
+        ),
     ] = "relu",
     bias: Annotated[float | None, typer.Option(help="b of shifted ReLU, max(x - b, 0).")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="t of FATReLU: x where x >= t, else 0.")
+        float | None,
+        typer.Option(help="t of FATReLU: x where x >= t, else 0; or of thresholded SiLU."),
     ] = None,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,

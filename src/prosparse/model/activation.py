@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse activation functions of ProSparse, as the modules transformers would build.
 
-ReLU needs nothing of ours: `hidden_act: relu` is stock transformers. The other two carry a number
+ReLU needs nothing of ours: `hidden_act: relu` is stock transformers. Most others carry a number
 that a name alone cannot say, so a checkpoint holds two keys, the ones MiniCPM-S, the SparseLLM
-models and vLLM already use: `hidden_act` (`fatrelu`, `shifted_relu`) and `hidden_act_param`, which
-with us may also be a list, a number for each layer.
+models and vLLM already use: `hidden_act` (`fatrelu`, `shifted_relu`, `thresholded_silu`) and
+`hidden_act_param`, which with us may also be a list, a number for each layer. `drelu` has no number:
+it says that `up` passes a ReLU, too (`prosparse.model.drelu`).
 transformers builds an activation from its name only; the number is filled in afterwards, from the
 model's config, by `prosparse.model.registration`.
 """
@@ -28,8 +29,24 @@ if TYPE_CHECKING:
 PARAM_KEY = "hidden_act_param"
 
 
-class FATReLU(nn.Module):
-    """x where x >= t, else 0 (Eq. 3 of ProSparse; Kurtz et al., 2020). Ties are kept.
+class RoundedThreshold:
+    """A threshold as each floating-point dtype has it.
+
+    Rounded here and not left to a comparison, which is made in float32 once it is compiled.
+    """
+
+    def __init__(self, value: float | None) -> None:
+        self._rounded = {
+            dtype: math.nan if value is None else _round(value, dtype)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+        }
+
+    def __getitem__(self, dtype: torch.dtype) -> float:
+        return self._rounded[dtype]
+
+
+class Thresholded(nn.Module):
+    """An activation function with a threshold.
 
     Args:
         param: The threshold t >= 0, or None until the model's config fills it in. It is compared
@@ -48,19 +65,33 @@ class FATReLU(nn.Module):
     @param.setter
     def param(self, value: float | None) -> None:
         self._param = value
-        # Rounded here and not left to `<`, which compares in float32 once it is compiled.
-        self._rounded = {
-            dtype: math.nan if value is None else _round(value, dtype)
-            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-        }
+        self.rounded = RoundedThreshold(value)
+
+    def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
+        return f"threshold={self.param}"
+
+
+class FATReLU(Thresholded):
+    """x where x >= t, else 0 (Eq. 3 of ProSparse; Kurtz et al., 2020). Ties are kept."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return FATReLU(x), of the shape and dtype of x."""
         _filled_in(self)
-        return x.masked_fill(x < self._rounded[x.dtype], 0)
+        return x.masked_fill(x < self.rounded[x.dtype], 0)
 
-    def extra_repr(self) -> str:  # noqa: D102 - nn.Module documents it
-        return f"threshold={self.param}"
+
+class ThresholdedSiLU(Thresholded):
+    """silu(x) where |silu(x)| > t, else 0 (CATS; Lee et al., 2024). Ties are cut, as CATS cuts them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function of x, of the shape and dtype of x."""
+        _filled_in(self)
+        y = nn.functional.silu(x)
+        return y.masked_fill(y.abs() <= self.rounded[y.dtype], 0)
+
+
+class DReLU(nn.ReLU):
+    """ReLU of the gate, in an FFN whose `up` passes a ReLU as well (TurboSparse; Song et al., 2024)."""
 
 
 class ShiftedReLU(nn.Module):
@@ -87,7 +118,7 @@ def _round(value: float, dtype: torch.dtype) -> float:
     return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
-def _filled_in(module: FATReLU | ShiftedReLU) -> float:
+def _filled_in(module: Thresholded | ShiftedReLU) -> float:
     if module.param is None:
         raise RuntimeError(
             f"{type(module).__name__} has no {PARAM_KEY}: the model was built before prosparse "
@@ -101,7 +132,11 @@ SPARSE_ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "fatrelu": FATReLU,
     "shifted_relu": ShiftedReLU,
+    "drelu": DReLU,
+    "thresholded_silu": ThresholdedSiLU,
 }
+# The number that each of them needs, as options name it; the others need none.
+NUMBERS = {"fatrelu": "threshold", "shifted_relu": "bias", "thresholded_silu": "threshold"}
 
 
 def make_activation(
@@ -110,9 +145,10 @@ def make_activation(
     """Return the checked description of a sparse activation function.
 
     Args:
-        name: `relu`, `fatrelu` or `shifted-relu` (also spelled `shifted_relu`).
+        name: `relu`, `fatrelu`, `shifted-relu` (also spelled `shifted_relu`), `drelu` or
+            `thresholded-silu`.
         bias: b of shifted ReLU, >= 0; only with it.
-        threshold: t of FATReLU, >= 0; only with it.
+        threshold: t of FATReLU or of thresholded SiLU, >= 0; only with them.
 
     Raises:
         UserError: An unknown name, a number that is missing or does not belong to the name.
@@ -121,12 +157,12 @@ def make_activation(
     if name not in SPARSE_ACTIVATIONS:
         choices = ", ".join(key.replace("_", "-") for key in SPARSE_ACTIVATIONS)
         raise UserError(f"Unknown activation '{name}'; choose one of {choices}.")
-    wanted = {"relu": None, "fatrelu": "threshold", "shifted_relu": "bias"}[name]
+    wanted = NUMBERS.get(name)
     for option, value in (("bias", bias), ("threshold", threshold)):
         if value is not None and option != wanted:
             raise UserError(f"--{option} {value} does not apply to {name.replace('_', '-')}.")
     if wanted is None:
-        return Activation("relu")
+        return Activation(name)
     param = bias if wanted == "bias" else threshold
     if param is None:
         raise UserError(f"{name.replace('_', '-')} needs --{wanted}, a number >= 0.")
@@ -138,7 +174,7 @@ def make_activation(
 def build_activation(name: str, param: float | None = None) -> nn.Module:
     """Return a fresh module for the sparse activation of one layer."""
     cls = SPARSE_ACTIVATIONS[name]
-    return cls() if cls is nn.ReLU else cls(param)
+    return cls(param) if name in NUMBERS else cls()
 
 
 def param_from_config(config: PreTrainedConfig) -> float | tuple[float, ...] | None:

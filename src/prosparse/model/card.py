@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.relufy import activation_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
+
+    from prosparse.records.sparsity import Activation
 
 LOADS_PLAIN = """\
 It loads in stock transformers:
@@ -53,6 +56,16 @@ Without prosparse, `AutoModelForCausalLM.from_pretrained("{folder}", trust_remot
 code beside it, `modeling_prosparse.py`.
 """
 
+CUTS_INPUTS = """\
+**Load it with prosparse.** The inputs of the FFN's projections are cut at the thresholds in
+`ffn_input_thresholds` of config.json (TEAL), which transformers alone would not do and not say:
+
+```python
+import prosparse
+model = prosparse.load("{folder}")
+```
+"""
+
 CARD = """\
 ---
 library_name: transformers
@@ -76,13 +89,19 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
 
     activation = activation_of(model)
     model_type = model.config.model_type
-    if ffns(model)[0].family.config_key is None:
+    if hasattr(model.config.get_text_config(), INPUT_THRESHOLDS):
+        loading = CUTS_INPUTS
+    elif ffns(model)[0].family.config_key is None:
         loading = ONLY_WITH_US
     else:
         loading = LOADS_PLAIN if activation.name == "relu" else LOADS_WITH_US
     words = {
         "relu": "ReLU (`hidden_act: relu`)",
-        "fatrelu": _fatrelu(activation.param),
+        "fatrelu": _with_threshold("FATReLU, x where x >= {t}", activation),
+        "thresholded_silu": _with_threshold(
+            "thresholded SiLU, silu(x) where |silu(x)| > {t}", activation
+        ),
+        "drelu": "dReLU, relu(gate) * relu(up) (`hidden_act: drelu`)",
         "shifted_relu": f"shifted ReLU, max(x - {activation.param}, 0) "
         f"(`hidden_act: shifted_relu`, `hidden_act_param: {activation.param}`)",
     }
@@ -95,10 +114,15 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
     )
 
 
-def _fatrelu(param: float | tuple[float, ...] | None) -> str:
+def _with_threshold(words: str, activation: Activation) -> str:
+    """Return `words`, which has {t} for the threshold, and the keys that say so in config.json."""
+    param = activation.param
     if isinstance(param, tuple):
         return (
-            f"FATReLU, x where x >= t, else 0, t from {min(param):.4g} to {max(param):.4g} by layer "
-            "(`hidden_act: fatrelu`, `hidden_act_param`: a list)"
+            f"{words.format(t='t')}, else 0, t from {min(param):.4g} to {max(param):.4g} by layer "
+            f"(`hidden_act: {activation.name}`, `hidden_act_param`: a list)"
         )
-    return f"FATReLU, x where x >= {param}, else 0 (`hidden_act: fatrelu`, `hidden_act_param: {param}`)"
+    return (
+        f"{words.format(t=param)}, else 0 "
+        f"(`hidden_act: {activation.name}`, `hidden_act_param: {param}`)"
+    )

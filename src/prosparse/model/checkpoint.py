@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load and save checkpoints: local folders, GGUF files, hub ids.
 
+Models that others publish in a format of their own become stock ones here (`prosparse.model.formats`).
+
 Weights come from safetensors or GGUF, never from a pickle; code that travels with a checkpoint
 runs only when the caller says so.
 """
@@ -34,6 +36,9 @@ def load(
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Return the causal language model of a folder, a GGUF file or a hub id, in eval mode.
+
+    A model in a published format of its own (ProSparse-LLaMA2, MiniCPM-S, ...) becomes the same model of
+    a stock class; code that it comes with is not needed.
 
     Args:
         model: Local Hugging Face folder, `.gguf` file, or hub id.
@@ -126,9 +131,11 @@ def load_tokenizer(
         return load_gguf_tokenizer(Path(model))
     source = _existing(model)
     # Every verb reads the tokenizer first: a wrong model is refused here, before the data is read.
-    _causal_config(source, trust_remote_code)
+    config = _causal_config(source, trust_remote_code)
     with as_user_error(f"{model} has no usable tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, config=config, trust_remote_code=trust_remote_code
+        )
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -174,6 +181,9 @@ def restore_activation(model: PreTrainedModel) -> None:
     name = getattr(model.config.get_text_config(), OWN_KEY, None)
     if name not in SPARSE_ACTIVATIONS:
         return
+    if is_standalone(model) and name == "drelu":
+        for ffn in ffns(model):  # our module computes all of it; a hook would keep others from it
+            ffn.module.get_submodule(ffn.family.up)._forward_hooks.clear()
     if ffns(model)[0].family.config_key is None or is_standalone(model):
         relufy_in_place(model, activation_of(model))
 
@@ -254,12 +264,21 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def _causal_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from prosparse.model.formats.table import stock_config
 
     is_local = Path(source).is_dir()
     what = source if is_local else f"There is no folder {source}, and as a hub id it"
     with as_user_error(f"{what} cannot be loaded"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        stock = None
+        if not trust_remote_code:
+            stock = stock_config(PreTrainedConfig.get_config_dict(source)[0], source)
+        if stock is None:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        else:
+            config = CONFIG_MAPPING[stock["model_type"]].from_dict(stock, name_or_path=source)
     refuse_non_causal(config, source)
     return config
 

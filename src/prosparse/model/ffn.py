@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, cast
 from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
+from prosparse.model.activation import DReLU
+from prosparse.model.drelu import fit_forward, refuse_plain
 from prosparse.model.families import FAMILIES, Family
 from prosparse.model.quantized import QuantizedLinear
 from prosparse.model.structure import find_family
@@ -61,9 +63,21 @@ class FFN:
         """The activation module."""
         return self.module.get_submodule(self.family.activation)
 
+    @property
+    def rectifies_up(self) -> bool:
+        """Whether x_1 = relu(gate) * relu(up), dReLU, rather than act(gate) * up."""
+        return isinstance(self.activation, DReLU)
+
     def set_activation(self, activation: nn.Module) -> None:
-        """Replace the activation module."""
+        """Replace the activation module.
+
+        Raises:
+            UserError: It is dReLU and the FFN has no gate.
+        """
+        if isinstance(activation, DReLU):
+            refuse_plain(self.family)
         setattr(self.module, self.family.activation, activation)
+        fit_forward(self.module, self.family)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the projections as views of the model's own parameters; nothing is copied.

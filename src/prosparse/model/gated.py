@@ -9,21 +9,28 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from prosparse.model.families import Family
     from prosparse.model.ffn import FFN
 
 
 def pre_activations(ffn: FFN, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gate before its activation, and up, each [..., F], of x [..., D]."""
-    if ffn.family.gate is None:
-        gate, up = ffn.module.get_submodule(ffn.family.up)(x).chunk(2, dim=-1)
+    return projected(ffn.module, ffn.family, x)
+
+
+def projected(module: nn.Module, family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the gate and the up projection of a gated FFN's module make of x."""
+    if family.gate is None:
+        gate, up = getattr(module, family.up)(x).chunk(2, dim=-1)
         return gate, up
-    gate = ffn.module.get_submodule(ffn.family.gate)(x)
-    return gate, ffn.module.get_submodule(ffn.family.up)(x)
+    return getattr(module, family.gate)(x), getattr(module, family.up)(x)
 
 
 @torch.no_grad()
 def is_only_gated_ffn(ffn: FFN) -> bool:
     """Return whether the module of a gated FFN computes down(act(gate(x)) * up(x)) and no more.
+
+    With dReLU that is down(relu(gate(x)) * relu(up(x))).
 
     One token is sent through it: what `down` returns must be what the module returns, and what it is
     given must be the product. Dropout in between is seen only in training mode.
@@ -39,7 +46,7 @@ def is_only_gated_ffn(ffn: FFN) -> bool:
     try:
         output = ffn.module.forward(x)  # its hooks are for real passes
         gate, up = pre_activations(ffn, x)
-        expected = ffn.activation(gate) * up
+        expected = ffn.activation(gate) * (torch.relu(up) if ffn.rectifies_up else up)
     except TypeError:  # it wants more than x
         return False
     finally:

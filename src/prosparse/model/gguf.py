@@ -37,7 +37,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    from prosparse.model.activation import SPARSE_ACTIVATIONS
+    from prosparse.model.activation import NUMBERS, SPARSE_ACTIVATIONS
     from prosparse.model.relufy import activation_of, relufy_in_place
     from prosparse.records.sparsity import Activation
 
@@ -63,7 +63,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             default,
         )
     elif named in SPARSE_ACTIVATIONS:
-        if named != "relu" and not isinstance(param, int | float | list):
+        if named in NUMBERS and not isinstance(param, int | float | list):
             raise UserError(f"{path} has {ACTIVATION_KEY} {named}, but its {PARAM_KEY} is {param}.")
         if isinstance(param, list):  # one for each layer
             param = tuple(param)

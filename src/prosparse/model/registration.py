@@ -4,7 +4,8 @@
 After `import prosparse`, a checkpoint with `hidden_act: fatrelu` loads through transformers' own
 `AutoModelForCausalLM`. That takes two things, both done the moment transformers' model code is
 imported: the names go into its activation table, and every model, once built, hands its
-`hidden_act_param` to its activation modules. Waiting for that import keeps `import prosparse`
+`hidden_act_param` to its activation modules and gets what no activation module can do alone (dReLU,
+thresholds on the FFN's inputs). Waiting for that import keeps `import prosparse`
 itself almost free.
 """
 
@@ -57,8 +58,10 @@ def _teach(modeling_utils: ModuleType) -> None:
     from transformers.activations import ACT2CLS, ACT2FN
 
     from prosparse.model.activation import SPARSE_ACTIVATIONS
+    from prosparse.model.drelu import fit_model
+    from prosparse.model.input_thresholds import cut_inputs
 
-    for name in ("fatrelu", "shifted_relu"):
+    for name in SPARSE_ACTIVATIONS.keys() - {"relu"}:
         # ACT2FN is a copy of ACT2CLS made at import; models look their activation up in it.
         ACT2CLS[name] = ACT2FN[name] = SPARSE_ACTIVATIONS[name]  # type: ignore[index]
 
@@ -71,6 +74,8 @@ def _teach(modeling_utils: ModuleType) -> None:
     def post_init_and_fill_in(self: Any, *args: Any, **kwargs: Any) -> None:
         post_init(self, *args, **kwargs)
         _fill_in(self)
+        fit_model(self)
+        cut_inputs(self)
 
     post_init_and_fill_in.fills_in_activations = True  # type: ignore[attr-defined]
     base.post_init = post_init_and_fill_in
@@ -78,13 +83,13 @@ def _teach(modeling_utils: ModuleType) -> None:
 
 def _fill_in(model: Any) -> None:
     from prosparse.errors import UserError
-    from prosparse.model.activation import PARAM_KEY, FATReLU, ShiftedReLU, params_of_layers
+    from prosparse.model.activation import PARAM_KEY, ShiftedReLU, Thresholded, params_of_layers
 
     # A family's FFNs are built in the order of its layers, so this is that order.
     empty = [
         module
         for module in model.modules()
-        if isinstance(module, FATReLU | ShiftedReLU) and module.param is None
+        if isinstance(module, Thresholded | ShiftedReLU) and module.param is None
     ]
     if not empty:
         return

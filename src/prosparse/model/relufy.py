@@ -13,6 +13,7 @@ from prosparse.model.activation import (
     param_from_config,
     params_of_layers,
 )
+from prosparse.model.drelu import refuse_plain
 from prosparse.model.ffn import ffns
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.run import RelufyRecord
@@ -49,10 +50,12 @@ def relufy_in_place(model: PreTrainedModel, activation: Activation) -> Activatio
         The activation that was there before.
 
     Raises:
-        UserError: The model's FFNs were not found.
+        UserError: The model's FFNs were not found, or have no gate and dReLU needs one.
     """
     found = ffns(model)
     replaced = activation_of(model)
+    if activation.name == "drelu":
+        refuse_plain(found[0].family)
     config = model.config.get_text_config()
     setattr(config, found[0].family.config_key or OWN_KEY, activation.name)
     if isinstance(activation.param, tuple):
@@ -81,9 +84,10 @@ def relufy(
     Args:
         model: Local folder, GGUF file or hub id of a causal language model.
         out: Folder to write; it gets the checkpoint and `record.json`.
-        activation: `relu`, `shifted-relu` (needs `bias`) or `fatrelu` (needs `threshold`).
+        activation: `relu`, `drelu`, `shifted-relu` (needs `bias`), `fatrelu` or
+            `thresholded-silu` (these need `threshold`).
         bias: b of max(x - b, 0).
-        threshold: t of FATReLU; x >= t is kept.
+        threshold: t of FATReLU, which keeps x >= t, or of thresholded SiLU, which keeps |silu(x)| > t.
         overwrite: Replace `out` if it exists.
         trust_remote_code: Run modeling code that comes with the checkpoint.
 

@@ -13,6 +13,7 @@ import json
 from string import Template
 from typing import TYPE_CHECKING
 
+from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.ffn import ffns
 from prosparse.model.relufy import OWN_KEY
 from prosparse.records.files import write_whole
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 MODULE = "modeling_prosparse"
 AUTO_CLASS = "AutoModelForCausalLM"
-UNKNOWN_TO_TRANSFORMERS = ("fatrelu", "shifted_relu")
+UNKNOWN_TO_TRANSFORMERS = tuple(SPARSE_ACTIVATIONS.keys() - {"relu"})
 
 CODE = Template('''\
 # SPDX-License-Identifier: Apache-2.0
@@ -64,8 +65,21 @@ class ShiftedReLU(nn.Module):
         return torch.relu(x - self.bias)
 
 
+class ThresholdedSiLU(FATReLU):
+    """silu(x) where |silu(x)| > t, else 0."""
+
+    def forward(self, x):
+        y = nn.functional.silu(x)
+        return y.masked_fill(y.abs() <= self.threshold[y.dtype], 0)
+
+
 def activation(name, param):
-    return {"relu": lambda _: nn.ReLU(), "fatrelu": FATReLU, "shifted_relu": ShiftedReLU}[name](param)
+    numbered = {
+        "fatrelu": FATReLU,
+        "shifted_relu": ShiftedReLU,
+        "thresholded_silu": ThresholdedSiLU,
+    }
+    return numbered[name](param) if name in numbered else nn.ReLU()
 
 
 class $name($stock):
@@ -85,7 +99,10 @@ class $name($stock):
         layers = self.get_submodule("$layers")
         params = param if isinstance(param, list) else [param] * len(layers)
         for layer, number in zip(layers, params, strict=True):
-            setattr(layer.get_submodule("$ffn"), "$activation", activation(act, number))
+            ffn = layer.get_submodule("$ffn")
+            setattr(ffn, "$activation", activation(act, number))
+            if act == "drelu":  # ReLU on gate and up
+                getattr(ffn, "$up").register_forward_hook(lambda up, x, output: output.relu())
 ''')
 
 
@@ -125,6 +142,7 @@ def modeling_code(model: PreTrainedModel, stock: str) -> str:
         layers=family.layers,
         ffn=family.ffn,
         activation=family.activation,
+        up=family.up,
     )
 
 

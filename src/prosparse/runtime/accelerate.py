@@ -129,7 +129,7 @@ def accelerate(
     as a stock checkpoint. Compiled code made before is compiled again.
 
     Args:
-        model: A causal language model with ReLU, FATReLU or shifted ReLU, neither compiled nor
+        model: A causal language model with ReLU, dReLU, FATReLU or shifted ReLU, neither compiled nor
             wrapped; thresholds may differ between layers.
         max_tokens: From 1 to 16. The more tokens, the fewer neurons are zero for all of them.
         backend: `auto` takes the fastest that runs: `cuda`, `triton`, `cpu`, `reference` (plain

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
-from prosparse.model.activation import FATReLU, ShiftedReLU
+from prosparse.model.activation import FATReLU, ShiftedReLU, ThresholdedSiLU
 from prosparse.model.ffn import FFN, ffns
 from prosparse.model.gated import is_only_gated_ffn
+from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.quantized import QuantizedLinear
 from prosparse.runtime.sparse_ffn import is_swapped
 
@@ -40,6 +41,11 @@ def eligible_ffns(model: PreTrainedModel) -> list[FFN]:
         raise UserError(
             "This model is accelerated already; call remove() of what accelerate returned before "
             "accelerating it anew."
+        )
+    if hasattr(model.config.get_text_config(), INPUT_THRESHOLDS):
+        raise UserError(
+            "This model cuts the inputs of its FFNs' projections (TEAL), which skips columns of "
+            "weights; the sparse operators skip neurons, so accelerate does not take it."
         )
     found = ffns(model)
     for ffn in found:
@@ -68,6 +74,11 @@ def _parts(ffn: FFN) -> list[nn.Module]:
 
 def _refuse_dense_activation(ffn: FFN) -> None:
     activation = ffn.activation
+    if isinstance(activation, ThresholdedSiLU):
+        raise UserError(
+            f"The zeros of {ffn.name} come from the magnitudes of SiLU (CATS); the sparse operators know "
+            "ReLU, dReLU, FATReLU and shifted ReLU only, so accelerate does not take this model."
+        )
     if not isinstance(activation, nn.ReLU | FATReLU | ShiftedReLU):
         raise UserError(
             f"The activation function of {ffn.name} is {type(activation).__name__}, which gives no "

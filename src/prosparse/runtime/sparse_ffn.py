@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.ops import screened_ffn, sparse_ffn
 from prosparse.kernels.screen import Screen, make_screen
-from prosparse.model.activation import FATReLU, ShiftedReLU
+from prosparse.model.activation import DReLU, FATReLU, ShiftedReLU
 from prosparse.runtime.neuron_major import rows_by_neuron, scales_by_neuron
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class SparsePath:
             down_bias=cast("Tensor | None", self.down.bias),
             threshold=cast("float", activation.param) if isinstance(activation, FATReLU) else 0.0,
             shift=cast("float", activation.param) if isinstance(activation, ShiftedReLU) else 0.0,
+            up_relu=isinstance(activation, DReLU),
         )
 
     def _requires_grad(self, x: Tensor) -> bool:

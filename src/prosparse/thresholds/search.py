@@ -74,7 +74,7 @@ def refuse_dense(model: PreTrainedModel) -> None:
     if activation.name not in ("relu", "fatrelu"):
         raise UserError(
             f"The model's activation function is {activation.name}; a threshold shifts ReLU only. "
-            "Make it a ReLU model first: prosparse relufy, then prosparse train."
+            "For thresholds, make it a ReLU model: prosparse relufy, then prosparse train."
         )
 
 

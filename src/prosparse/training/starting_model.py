@@ -114,7 +114,13 @@ def distiller(
 
 def spoken(model: PreTrainedModel) -> str:
     """Return the activation's name as people write it."""
-    names = {"relu": "ReLU", "shifted_relu": "shifted ReLU", "fatrelu": "FATReLU"}
+    names = {
+        "relu": "ReLU",
+        "shifted_relu": "shifted ReLU",
+        "fatrelu": "FATReLU",
+        "drelu": "dReLU",
+        "thresholded_silu": "thresholded SiLU",
+    }
     return names[activation_of(model).name]
 
 
