@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from prosparse.errors import UserError
-from prosparse.model.checkpoint import STRICTLY, as_user_error, refuse_incomplete
+from prosparse.model.checkpoint import as_user_error
+from prosparse.model.whole import STRICTLY, refuse_incomplete
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -55,8 +55,8 @@ def _merge(graph: Graph, calls: list[Node]) -> None:
     if len(calls) < 2:
         return
     x, _, _, ready = calls[0].args
-    weights = [weight for call in calls for weight in call.args[1]]  # type: ignore[union-attr]
-    biases = [bias for call in calls for bias in call.args[2]]  # type: ignore[union-attr]
+    weights: list[Any] = [weight for call in calls for weight in call.args[1]]  # type: ignore[union-attr]
+    biases: list[Any] = [bias for call in calls for bias in call.args[2]]  # type: ignore[union-attr]
     if any(
         node is not None and node.op not in ("placeholder", "get_attr") for node in weights + biases
     ):
