@@ -3,6 +3,7 @@
 
 import itertools
 import math
+import statistics
 
 import pytest
 import torch
@@ -63,13 +64,13 @@ def by_hand(model, held_out, layer, threshold):
     return sum(shares) / len(shares), zeros / entries
 
 
-def mean_loss(model, windows):
-    losses = []
+def losses(model, windows):
+    found = []
     with torch.no_grad():
         for ids in windows.ids_WS:
             logits = model(ids[None]).logits[0, :-1].double()
-            losses.append(functional.cross_entropy(logits, ids[1:]).item())
-    return sum(losses) / len(losses)
+            found.append(functional.cross_entropy(logits, ids[1:]).item())
+    return found
 
 
 @pytest.mark.parametrize("point", [0, 1, 5, 20, 31])
@@ -99,17 +100,21 @@ def test_curves_are_of_plain_relu_whatever_the_model_had(model, passes, curves):
 
 def test_the_cost_of_a_layer_is_the_loss_of_its_threshold_alone(model, held_out, passes, curves):
     costs = measure_costs(passes, curves)
-    plain = [mean_loss(model, windows) for windows in held_out]
+    plain = [losses(model, windows) for windows in held_out]
     thresholds, errors = curves.thresholds(COST_ERROR)
     for layer, cost in enumerate(costs):
         assert (cost.threshold, cost.error) == (thresholds[layer], errors[layer])
         mlp = model.model.layers[layer].mlp
         before, mlp.act_fn = mlp.act_fn, FATReLU(cost.threshold)
-        shifted = [mean_loss(model, windows) for windows in held_out]
+        shifted = [losses(model, windows) for windows in held_out]
         mlp.act_fn = before
-        by_hand = sum(s - p for s, p in zip(shifted, plain, strict=True)) / 2
+        by_hand = statistics.mean(
+            statistics.mean(s) - statistics.mean(p) for s, p in zip(shifted, plain, strict=True)
+        )
         assert cost.loss_increase == pytest.approx(by_hand, rel=1e-5, abs=1e-7)
-        assert cost.loss_increase_stderr > 0
+        windows = [s - p for s, p in zip(sum(shifted, []), sum(plain, []), strict=True)]
+        by_hand = statistics.stdev(windows) / math.sqrt(len(windows))
+        assert cost.loss_increase_stderr == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_few_tokens_are_enough_for_curves_and_costs(held_out):
@@ -120,7 +125,7 @@ def test_few_tokens_are_enough_for_curves_and_costs(held_out):
 
 
 def test_noise_makes_no_layer_free():
-    assert price(LayerCost(0.1, 0.5, 0.02, 0.001)) == pytest.approx(0.08)
+    assert price(LayerCost(0.1, 0.5, 0.02, 0.001)) == pytest.approx(0.084)
     assert price(LayerCost(0.1, 0.5, -0.02, 0.001)) == pytest.approx(0.004)
     assert price(LayerCost(0.1, 0.5, -0.02, math.nan)) == 0
     assert price(LayerCost(0.0, 0.0, 0.0, 0.0)) == 0

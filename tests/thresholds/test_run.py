@@ -234,6 +234,18 @@ def test_a_check_over_the_budget_is_said_plainly(relu_checkpoint, texts, tmp_pat
     assert "over the budget of 1.00%" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_choice_that_follows_noise_is_said_to(relu_checkpoint, texts, tmp_path):
+    options = {"candidates": [0.1], "max_perplexity_increase": 0.02}
+    record = ps.threshold(relu_checkpoint, texts, out=tmp_path / "out", **options, **SHORT)
+    assert record.chosen == 0.1
+    is_noise = record.chosen_candidate.perplexity_increase_stderr > 0.005
+    assert any("the choice follows noise" in note for note in record.notes) == is_noise
+    single = {**SHORT, "tokens": 32}  # one window has no standard error
+    options = {"candidates": [0.1], **ANY_COST}
+    record = ps.threshold(relu_checkpoint, texts, out=tmp_path / "one", **options, **single)
+    assert any("known to ± nan% only" in note for note in record.notes)
+
+
 def test_without_text_for_a_check_it_says_so(relu_checkpoint, texts, tmp_path):
     record = ps.threshold(
         relu_checkpoint,

@@ -46,7 +46,7 @@ class LayerCost:
     loss_increase: float
     """Mean over data sets of loss(t) - loss(0), in nats per token."""
     loss_increase_stderr: float
-    """From paired differences of the same context windows."""
+    """From paired differences of the same context windows, of all data sets together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CURVE_TOKENS = 4096
 """Tokens, spread over the data sets, that the curves are measured on; one window of each at least."""
-COST_TOKENS = 8192
+COST_TOKENS = 16384
 """Tokens, spread over the data sets, that each layer's cost is measured on; likewise."""
 COST_ERROR = 0.3
 """Relative output error at which a layer's cost is measured: large, or noise would hide it."""
@@ -106,9 +106,10 @@ def measure_costs(passes: Passes, curves: LayerCurves) -> list[LayerCost]:
         ]
     costs = []
     for layer, (threshold, error) in enumerate(zip(thresholds, errors, strict=True)):
-        pairs = [mean_and_stderr(increase_WL[:, layer]) for increase_WL in increases]
-        stderr = math.sqrt(sum(s * s for _, s in pairs)) / len(pairs)
-        costs.append(LayerCost(threshold, error, sum(d for d, _ in pairs) / len(pairs), stderr))
+        means = [increase_WL[:, layer].mean().item() for increase_WL in increases]
+        # Of all windows together: a data set may have one only, and that has no error of its own.
+        _, stderr = mean_and_stderr(torch.cat(increases)[:, layer])
+        costs.append(LayerCost(threshold, error, sum(means) / len(means), stderr))
     return costs
 
 
@@ -145,8 +146,7 @@ class CostModel:
     def of(cls, curves: LayerCurves, costs: Sequence[LayerCost]) -> CostModel:
         """Return the model in which cost grows as the square of the relative output error.
 
-        A layer costs at least the standard error of its cost, and a tenth of what layers do in the
-        middle: noise must not make it free.
+        A layer costs at least a tenth of the median one: noise must not make it free.
         """
         thresholds_LG = _finer(curves.thresholds_LG)
         errors_LG = _finer(curves.errors_LG)
@@ -185,11 +185,15 @@ class CostModel:
 
 
 def price(cost: LayerCost) -> float:
-    """Return a layer's loss for a relative output error of 1, by the square law, >= 0."""
+    """Return a layer's loss for a relative output error of 1, by the square law, >= 0.
+
+    A standard error is added: the layers that look cheapest are those that noise has flattered, and
+    the allocation would seek them out.
+    """
     if cost.error == 0:
         return 0.0
     noise = 0.0 if math.isnan(cost.loss_increase_stderr) else cost.loss_increase_stderr
-    return max(cost.loss_increase, noise) / cost.error**2
+    return (max(cost.loss_increase, 0.0) + noise) / cost.error**2
 
 
 def beginnings(held_out: Sequence[Windows], num_tokens: int) -> list[Windows]:

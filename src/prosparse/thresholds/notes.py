@@ -33,6 +33,11 @@ def notes_on(
             f"Every threshold tried is within the budget of {budget}: it may allow more than "
             f"{in_words(best)}."
         )
+    if best.threshold > 0 and not best.perplexity_increase_stderr <= max_increase / 4:
+        notes.append(
+            f"The increase is known to ± {best.perplexity_increase_stderr:.2%} only, too little for a "
+            f"budget of {budget}: choose by more --tokens, or the choice follows noise."
+        )
     if silent_layers:
         layers = ", ".join(map(str, silent_layers))
         notes.append(
