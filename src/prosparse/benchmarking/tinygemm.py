@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.benchmarking.decode_parts import attention_names
-from prosparse.model.quantized import GROUP_SIZE, QuantizedLinear, projections
+from prosparse.model.quantized import GROUP_SIZE, QuantizedLinear
+from prosparse.model.quantizing import Place, ffn_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,25 +89,24 @@ def dense_int4_ffns(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         ArithmeticError: tinygemm does not compute what its weights say.
     """
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    replaced: list[tuple[Place, nn.Module]] = []
     try:
-        for _, owner, child, _ in _quantized(model):
-            before = cast("QuantizedLinear", getattr(owner, child))
-            replaced.append((owner, child, before))
-            weight = before.weight()
+        for place in _quantized(model):
+            before = cast("QuantizedLinear", place.module)
+            replaced.append((place, before))
+            weight = before.dense_weight()
             layer = TinyGemmLinear(weight, before.bias)
             if len(replaced) <= 3:  # the layers are alike
                 _check(layer, weight)
-            setattr(owner, child, layer)
+            place.put(layer)
         yield
     finally:
-        for owner, child, before in replaced:
-            setattr(owner, child, before)
+        for place, before in replaced:
+            place.put(before)
 
 
-def _quantized(model: PreTrainedModel) -> list[tuple[str, nn.Module, str, bool]]:
-    found = projections(model)
-    return [item for item in found if isinstance(getattr(item[1], item[2]), QuantizedLinear)]
+def _quantized(model: PreTrainedModel) -> list[Place]:
+    return [p for p in ffn_places(model) if isinstance(p.module, QuantizedLinear)]
 
 
 def _check(layer: TinyGemmLinear, weight: Tensor) -> None:
