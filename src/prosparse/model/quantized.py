@@ -137,9 +137,13 @@ class TiedHead(nn.Module):
         """As in `QuantizedMatrix`."""
         return self._shared[0].scales
 
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weight [V, D], in `dtype` or that of the model."""
+        return self._shared[0].rows(dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of x [..., D]."""
-        return functional.linear(x, self._shared[0].rows(x.dtype), self.bias)
+        return functional.linear(x, self.dense_weight(x.dtype), self.bias)
 
 
 def matrix_rows(projection: nn.Module, *, is_down: bool) -> Tensor:

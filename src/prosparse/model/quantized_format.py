@@ -80,7 +80,9 @@ class ProSparseQuantizer(HfQuantizer):
                 place = Place(name, model.get_submodule(owner), child, name in by_input, None)
                 module = place.module
             except AttributeError:
-                raise UserError(f"config.json names {name} as quantized, which is not there.") from None
+                raise UserError(
+                    f"config.json names {name} as quantized, which is not there."
+                ) from None
             if not isinstance(module, nn.Module) or bits not in (4, 8):
                 raise UserError(f"config.json says that {name} has {bits} bits; it cannot.")
             with torch.device("meta"):

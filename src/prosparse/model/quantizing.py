@@ -24,6 +24,7 @@ from prosparse.model.quantized_format import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from prosparse.model.ffn import FFN
@@ -172,6 +173,14 @@ def has_tied_head(model: PreTrainedModel) -> bool:
     name = next(name for name, module in model.named_modules() if module is head)
     is_listed = f"{name}.weight" in model.all_tied_weights_keys
     return is_listed or getattr(head, "weight", None) is getattr(table, "weight", head)
+
+
+def head_weight(model: PreTrainedModel) -> Tensor | None:
+    """Return the weight of the head, [V, D], unpacked if it is quantized; None without a head."""
+    head = model.get_output_embeddings()
+    if isinstance(head, TiedHead | QuantizedLinear):
+        return head.dense_weight()
+    return getattr(head, "weight", None)
 
 
 def tie_head(model: PreTrainedModel) -> None:

@@ -82,14 +82,14 @@ def _by_cost(
     cost: dict[Place, float] = {}
     for layer, members in by_layer.items():
         together = trial.increase(dict.fromkeys(members, width)) if layer is not None else limit
-        size = sum(_numel(place) for place in members)
+        size = sum(num_weights(place) for place in members)
         for place in members:
             if together <= CLOSER_LOOK * limit and layer is not None:
                 cost[place] = together / size
                 continue
             increase = trial.increase({place: width})
             alone[place.name][width] = increase
-            cost[place] = increase / _numel(place)
+            cost[place] = increase / num_weights(place)
     return sorted(candidates, key=lambda place: cost[place])
 
 
@@ -110,5 +110,6 @@ def _longest_within(
     return list(order[:enough])
 
 
-def _numel(place: Place) -> int:
+def num_weights(place: Place) -> int:
+    """Return how many weights the layer at a place has; it is not quantized."""
     return matrix_rows(place.module, is_down=place.is_down).numel()

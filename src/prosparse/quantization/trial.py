@@ -2,7 +2,8 @@
 """The loss of a model with some of its layers held in few bits, on text that decides.
 
 Layers before the first that is changed compute what they always did, so what the decoder layers put
-out is remembered once, and a trial of layer l starts there.
+out is remembered once, and a trial of layer l starts there. All of it is float32: rounding a matrix to
+8 bits changes no more than passes in bfloat16 do, which would drown what is measured.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.measurement.perplexity import window_losses
-from prosparse.model.device import autocast
 from prosparse.model.ffn import ffns
 from prosparse.model.quantizing import has_tied_head, hold, tie_head
 
@@ -32,9 +32,8 @@ class Trial:
     """Measures a model under changes that are taken back.
 
     Args:
-        model: In eval mode, not quantized. It runs once here.
+        model: In eval mode and float32, not quantized. It runs once here.
         ids_WS: Text to decide on, int64 [windows, length].
-        precision: `float32` or `bfloat16` of the matrix products.
         group_size: Values that share a scale.
         on_pass: Called after each pass over the text.
     """
@@ -44,14 +43,12 @@ class Trial:
         model: PreTrainedModel,
         ids_WS: Tensor,
         *,
-        precision: str,
         group_size: int,
         on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.group_size = group_size
         self._batches = ids_WS.to(model.device).split(WINDOWS_AT_ONCE)
-        self._precision = precision
         self._on_pass = on_pass
         self._layers = list(model.get_submodule(ffns(model)[0].family.layers).children())
         self._outputs: list[list[Any]] = [[] for _ in self._layers]
@@ -60,7 +57,7 @@ class Trial:
                 handle = layer.register_forward_hook(lambda *io, kept=outputs: kept.append(io[2]))
                 hooks.callback(handle.remove)
             self.baseline = self._loss(start=0)
-        """Loss of the model as it is, nats per token."""
+            """Loss of the model as it is, nats per token."""
 
     def increase(self, bits: Mapping[Place, int]) -> float:
         """Return by how much the loss rises, in nats per token, with these layers in few bits."""
@@ -90,7 +87,7 @@ class Trial:
         losses = []
         for index, batch_BS in enumerate(self._batches):
             outputs = [kept[index] for kept in self._outputs[:start]]
-            with replayed(self._layers, outputs), autocast(self._precision, self.model.device):
+            with replayed(self._layers, outputs):
                 losses.append(window_losses(self.model, batch_BS))
         self._on_pass()
         return torch.cat(losses).mean().item()

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from prosparse.data.sources import Source
 from prosparse.errors import UserError
 from prosparse.measurement.perplexity import forward_dtype
@@ -93,7 +95,7 @@ def threshold(
     refuse_dense(network)
     stored = network.dtype
     if used == "float32":  # is meant, as in measure
-        network.float()
+        network.to(torch.float32)  # type: ignore[arg-type]
     rows = sweep(
         network,
         held_out,
