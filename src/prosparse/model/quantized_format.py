@@ -67,14 +67,14 @@ class ProSparseQuantizer(HfQuantizer):
     """Prepares a model without weights for the packed ones of a checkpoint."""
 
     requires_calibration = True  # `prosparse.quantize` decides on text; loading never quantizes
-    quantization_config: ProSparseQuantizationConfig
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         from prosparse.model.quantizing import Place, has_tied_head, hold, tie_head
 
+        config = cast("ProSparseQuantizationConfig", self.quantization_config)
         is_tied = has_tied_head(model)
-        by_input = set(self.quantization_config.by_input)
-        for name, bits in self.quantization_config.bits.items():
+        by_input = set(config.by_input)
+        for name, bits in config.bits.items():
             owner, _, child = name.rpartition(".")
             try:
                 place = Place(name, model.get_submodule(owner), child, name in by_input, None)
@@ -86,17 +86,17 @@ class ProSparseQuantizer(HfQuantizer):
             if not isinstance(module, nn.Module) or bits not in (4, 8):
                 raise UserError(f"config.json says that {name} has {bits} bits; it cannot.")
             with torch.device("meta"):
-                hold(place, bits, self.quantization_config.group_size)
+                hold(place, bits, config.group_size)
         if is_tied:
             tie_head(model)
             forget_tied_head(model)
 
-    def is_serializable(self, *_: Any, **__: Any) -> bool:
+    def is_serializable(self) -> bool:  # type: ignore[override]
         """Packed weights are saved as they are."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # type: ignore[override]
         """Packed weights have no gradient."""
         return False
 
@@ -126,8 +126,13 @@ def describe(model: PreTrainedModel, group_size: int) -> None:
         group_size=group_size,
     )
     model.config.quantization_config = config
-    model.hf_quantizer = ProSparseQuantizer(config)
-    model.is_quantized, model.quantization_method = True, METHOD  # as transformers marks them
+    marks = {
+        "hf_quantizer": ProSparseQuantizer(config),
+        "is_quantized": True,
+        "quantization_method": METHOD,
+    }
+    for name, mark in marks.items():  # those that transformers gives a model that it loads
+        setattr(model, name, mark)
     forget_tied_head(model)
 
 

@@ -44,7 +44,7 @@ class Trial:
         ids_WS: Tensor,
         *,
         group_size: int,
-        on_pass: Callable[[], None] = lambda: None,
+        on_pass: Callable[[], object] = lambda: None,
     ) -> None:
         self.model = model
         self.group_size = group_size

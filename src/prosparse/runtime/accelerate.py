@@ -98,15 +98,20 @@ class Accelerated:
                     self._undo.callback(make_row_major, projection)
             if self.is_screened:
                 build_screen(ffn)
-        if "cuda" in self.backends.values():
-            self._read_rows_of_dense_projections()
+        self._read_rows_of_other_projections()
 
-    def _read_rows_of_dense_projections(self) -> None:
+    def _read_rows_of_other_projections(self) -> None:
+        """Attention's and the head: plain ones where our kernel is the faster, packed ones anywhere."""
         inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
-        for projection in few_tokens.plain_linears(self.model.modules()):
-            if id(projection) not in inside and choose_backend(projection.weight.device) == "cuda":
-                few_tokens.swap_in(projection, self.max_tokens)
-                self._undo.callback(few_tokens.swap_out, projection)
+        modules = [module for module in self.model.modules() if id(module) not in inside]
+        plain = [
+            module
+            for module in few_tokens.plain_linears(modules)
+            if choose_backend(module.weight.device) == "cuda"
+        ]
+        for projection in plain + few_tokens.packed_projections(modules):
+            few_tokens.swap_in(projection, self.max_tokens)
+            self._undo.callback(few_tokens.swap_out, projection)
 
 
 def accelerate(
@@ -122,7 +127,8 @@ def accelerate(
     weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
     gradients and hooks on a part of an FFN go through the model's own forward. With CUDA kernels the
     dense projections, of attention and the head, take the same way through
-    `prosparse.kernels.linear`: they are most of what a sparse model still reads. Each weight is held
+    `prosparse.kernels.linear`, and with any those in few bits: they are most of what a sparse model
+    still reads. Each weight is held
     once: down projections are laid out by neurons and keep their shape, so the model still saves
     as a stock checkpoint. Compiled code made before is compiled again.
 
