@@ -41,8 +41,11 @@ def test_in_one_sentence(record):
 
 
 def test_the_tables(record):
-    assert quality_grid(record).header == ("", "ppl wiki", "zeros wiki")
-    assert [row[0] for row in quality_grid(record).rows] == ["as it was", "4 bits"]
+    assert quality_grid(record).header == ("", "weights", "ppl wiki", "sparsity")
+    assert [row[0] for row in quality_grid(record).rows] == [
+        "as it was (bfloat16)",
+        "quantize --bits 4",
+    ]
     assert bits_grid(record).rows == (
         ("4 bits", "1", "500", "25.0 %"),
         ("8 bits", "1", "1,000", "50.0 %"),

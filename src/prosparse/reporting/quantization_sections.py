@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from prosparse.records.quantization import QuantizedLayer, QuantizeRecord
+from prosparse.records.sparsity import pool_layer_sparsity
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import increase, listing, percent, with_error
 from prosparse.reporting.section import Section
@@ -62,17 +63,21 @@ def _(record: QuantizeRecord, log: list[dict[str, Any]]) -> list[Section]:
 
 
 def quality_grid(record: QuantizeRecord) -> Grid:
-    """Return perplexity and sparsity of each data set before and after."""
+    """Return size, perplexity of each data set and sparsity over all tokens, before and after."""
     rows = [
-        (name, *(with_error(m.perplexity, m.perplexity_stderr) for m in measures), *zeros)
-        for name, measures, zeros in (
-            ("as it was", record.before, [percent(m.sparsity) for m in record.before]),
-            (f"{record.bits} bits", record.after, [percent(m.sparsity) for m in record.after]),
+        (
+            name,
+            _megabytes(num_bytes),
+            *(with_error(m.perplexity, m.perplexity_stderr) for m in measures),
+            percent(_mean(pool_layer_sparsity(measures))),
+        )
+        for name, num_bytes, measures in (
+            (f"as it was ({record.kept_dtype})", record.bytes_before, record.before),
+            (f"quantize --bits {record.bits}", record.bytes_after, record.after),
         )
     ]
-    names = [measure.data for measure in record.before]
-    titles = [f"ppl {name}" for name in names] + [f"zeros {name}" for name in names]
-    return Grid(("", *titles), tuple(rows))
+    titles = [f"ppl {measure.data}" for measure in record.before]
+    return Grid(("", "weights", *titles, "sparsity"), tuple(rows))
 
 
 def bits_grid(record: QuantizeRecord) -> Grid:
@@ -114,6 +119,10 @@ def _counts(record: QuantizeRecord) -> list[str]:
             how = stay if bits is None else f"{'is' if held == 1 else 'are'} in {bits} bits"
             counts.append(f"{held} {how}")
     return counts
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    return sum(values) / len(values)
 
 
 def _nats(value: float | None) -> str:
