@@ -33,7 +33,8 @@ def test_it_multiplies_with_its_rounded_weights(shape, bias):
     x = torch.randn(*shape, 256).bfloat16()
     q, scales = quantize_inputs(weight)
     rounded = (q.float() - 8) * scales.float().repeat_interleave(64, dim=1)
-    assert (rounded - weight.float()).abs().max() <= 0.51 * scales.float().max()
+    steps = scales.float().abs().repeat_interleave(64, dim=1)
+    assert ((rounded - weight.float()).abs() <= 1.05 * steps).all()  # the largest may be cut off
     expected = x.float() @ rounded.T + (0 if b is None else b.float())
     found = TinyGemmLinear(weight, b)(x)
     assert found.shape == expected.shape

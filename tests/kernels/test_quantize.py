@@ -44,6 +44,13 @@ def test_four_bits_round_better_than_a_scale_without_a_sign():
     assert ours.square().sum() < 0.75 * plain.square().sum()
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_is_rounded_is_not_rounded_again(bits):
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    once = dequantize(*quantize(weight, bits, 64))
+    torch.testing.assert_close(dequantize(*quantize(once, bits, 64)), once, rtol=1e-3, atol=1e-6)
+
+
 def test_values_that_float16_cannot_scale_become_zeros():
     for bits in (8, 4):
         assert not dequantize(*quantize(torch.full((2, 64), 1e-8), bits, 32)).any()

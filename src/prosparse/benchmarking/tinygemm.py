@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.benchmarking.decode_parts import attention_names
+from prosparse.kernels.quantize import quantize
 from prosparse.model.quantized import GROUP_SIZE, QuantizedLinear
 from prosparse.model.quantizing import Place, ffn_places
 
@@ -65,10 +66,11 @@ class TinyGemmLinear(nn.Module):
 
 def quantize_inputs(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return q + 8 in uint8 [N, K] and bfloat16 scales [N, K / 64] of a weight [N, K]."""
+    # The scales of our own four bits, so that what they have rounded is not rounded once more.
+    _, ours = quantize(weight, 4, GROUP_SIZE)
+    scales = ours.bfloat16()
     # Contiguous, whatever the weight is: PyTorch packs nothing else on a GPU.
     groups = weight.float().contiguous().reshape(len(weight), -1, GROUP_SIZE)
-    tiny = torch.finfo(torch.bfloat16).tiny
-    scales = (groups.abs().amax(dim=-1) / 7).bfloat16().clamp_min(tiny)
     q = (groups / scales.float().unsqueeze(-1)).round().clamp(-8, 7) + 8
     return q.to(torch.uint8).reshape(weight.shape), scales
 

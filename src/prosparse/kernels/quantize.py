@@ -4,7 +4,7 @@
 A row of D values is cut into G groups of `group_size` along d_model; a group has one float16
 scale, and value = scale * q. 8 bits: q in [-127, 127], int8, and the scale is the largest magnitude
 over 127. 4 bits: q in [-8, 7], and the scale, which may be negative, is the largest value in magnitude over
--7.5, -8, -8.5 or -9, whichever gives the least squared error; stored as q + 8 in uint8, two a byte: of eight consecutive values, byte j = 0..3 holds value j in its low half
+-7.75, -8, -8.5 or -9, whichever gives the least squared error; stored as q + 8 in uint8, two a byte: of eight consecutive values, byte j = 0..3 holds value j in its low half
 and value j + 4 in its high half, so that one mask and one shift part a 32-bit word in order.
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DIVISORS_OF_4 = (8.0, 8.5, 9.0, 7.5)
+DIVISORS_OF_4 = (8.0, 8.5, 9.0, 7.75)
+"""From all of them the largest value rounds to -8, so what was rounded once is not rounded again."""
 
 
 def quantize(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
