@@ -2,10 +2,13 @@
 """Symmetric group quantization of a neuron-major matrix, to 8 or 4 bits.
 
 A row of D values is cut into G groups of `group_size` along d_model; a group has one float16
-scale, and value = scale * q. 8 bits: q in [-127, 127], int8, and the scale is the largest magnitude
-over 127. 4 bits: q in [-8, 7], and the scale, which may be negative, is the largest value in magnitude over
--7.75, -8, -8.5 or -9, whichever gives the least squared error; stored as q + 8 in uint8, two a byte: of eight consecutive values, byte j = 0..3 holds value j in its low half
-and value j + 4 in its high half, so that one mask and one shift part a 32-bit word in order.
+scale, and value = scale * q.
+
+- 8 bits: q in [-127, 127], int8; the scale is the largest magnitude over 127.
+- 4 bits: q in [-8, 7]; the scale, which may be negative, is the value of largest magnitude over -7.75, -8,
+  -8.5 or -9, whichever gives the least squared error. Stored as q + 8 in uint8, two a byte: of eight
+  consecutive values, byte j = 0..3 holds value j in its low half and value j + 4 in its high half, so
+  that one mask and one shift part a 32-bit word in order.
 """
 
 from __future__ import annotations
