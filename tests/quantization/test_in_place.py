@@ -12,7 +12,7 @@ from prosparse.model.quantizing import hold_all, places
 from prosparse.quantization.in_place import decide, held_only
 from tests.model.test_quantized import logits, relu_model
 from tests.model.tiny import tiny_tokens
-from tests.quantization.test_trial import loss
+from tests.quantization.test_trial import divergence
 
 
 def test_what_four_bits_would_ruin_gets_eight():
@@ -30,10 +30,10 @@ def test_what_four_bits_would_ruin_gets_eight():
     def cost(bits):
         twin = copy.deepcopy(model)
         hold_all(twin, bits, places(twin, 32), 32)
-        return loss(twin, ids) - loss(model, ids)
+        return divergence(model, twin, ids)
 
-    assert cost(held_only(plan)) == pytest.approx(plan.increase, abs=1e-5)
-    assert plan.increase <= 0.05 < cost(dict.fromkeys(plan.bits, 4))
+    assert cost(held_only(plan)) == pytest.approx(plan.divergence, abs=1e-5)
+    assert plan.divergence <= 0.05 < cost(dict.fromkeys(plan.bits, 4))
 
 
 def test_planning_changes_nothing_whatever_the_dtype():

@@ -24,7 +24,7 @@ def record():
         perplexity_increase=0.031, perplexity_increase_stderr=0.004,
         before=(data_measure("wiki", 20.0, 0.8),), after=(data_measure("wiki", 20.6, 0.8),),
         layers=layers, kept_dtype="bfloat16", bytes_before=4_000_000, bytes_after=1_500_000,
-        deciding_tokens=640, deciding_increase=0.029, context_length=1024, dtype="float32",
+        deciding_tokens=640, deciding_divergence=0.029, context_length=1024, dtype="float32",
         seconds=60.0, provenance=PROVENANCE,
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_the_tables(record):
         ("bfloat16", "1", "500", "25.0 %"),
     )
     assert layers_grid(record.layers).rows[2] == (
-        "model.layers.0.mlp.down_proj", "stays", "500", "+0.8300", "–",
+        "model.layers.0.mlp.down_proj", "stays", "500", "0.8300", "–",
     )  # fmt: skip
 
 

@@ -43,8 +43,7 @@ def quantize_in_place(
         model: A causal language model, loaded whole, not accelerated yet.
         ids: [B, S] token ids of ordinary text, S >= 2; some hundred tokens will do.
         bits: 8 or 4; with 4, layers that do not bear it get 8, and with both, stay as they are.
-        max_perplexity_increase: What all of them together may cost on this text, relative: 0.01 is one
-            percent; None is 0.01 at 8 bits and 0.05 at 4.
+        max_perplexity_increase: The budget, relative: 0.01 is one percent; None is 0.01 at 8 bits and 0.05 at 4.
         progress: Show a progress bar.
 
     Returns:
@@ -75,7 +74,7 @@ def decide(
     model: PreTrainedModel,
     ids_WS: Tensor,
     bits: int,
-    max_increase: float,
+    max_divergence: float,
     progress: bool,
     among: Sequence[Place] | None = None,
     group_size: int = GROUP_SIZE,
@@ -86,7 +85,7 @@ def decide(
         model: Not quantized.
         ids_WS: Text to decide on, int64 [windows, length].
         bits: 8 or 4: the least.
-        max_increase: Of the loss, in nats per token, by all of them together.
+        max_divergence: Of the predictions, in nats per token, by all of them together.
         progress: Show a progress bar.
         among: Layers to decide on; None is all of them.
         group_size: Values that share a scale.
@@ -98,7 +97,7 @@ def decide(
     bar = tqdm(unit=" passes", desc="deciding", disable=not progress, leave=False)
     with bar, _in_float32(model):
         trial = Trial(model, ids_WS, group_size=group_size, on_pass=bar.update)
-        return plan_bits(trial, found, bits, max_increase)
+        return plan_bits(trial, found, bits, max_divergence)
 
 
 def held_only(plan: Plan) -> dict[str, int]:

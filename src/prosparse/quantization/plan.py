@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers get how few bits: as many as a budget allows, decided by the loss on some text.
+"""Which layers get how few bits: as many as a budget allows, decided by what it does to predictions.
 
 A few matrices of a trained model do not bear rounding: where activations are massive, a handful of
 weights decides everything ("super weights"), and looking at weights does not tell which. So each is
-measured alone, they are put in order by what a byte saved costs, and the longest beginning of that
-order whose *joint* loss stays within the budget is taken, found by halving.
+measured alone, they are put in order by what each of their weights costs, and the longest beginning of
+that order whose divergence *together* stays within the budget is taken, found by halving.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ class Plan:
     bits: dict[str, int | None]
     """By dotted name, in the order of the model; None stays as it is."""
     alone: dict[str, dict[int, float]]
-    """Increase of the loss in nats per token with this one alone in 8 or 4 bits, where measured."""
-    increase: float
+    """Divergence in nats per token with this one alone in 8 or 4 bits, where measured."""
+    divergence: float
     """With all of them together, on the text that decided."""
 
 
-def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_increase: float) -> Plan:
+def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_divergence: float) -> Plan:
     """Return in how many bits each place is held: `bits`, 8, or None where even 8 cost too much.
 
     Args:
         trial: The model and the text.
         found: The places to decide on, of that model.
         bits: 8 or 4: the least.
-        max_increase: Largest increase of the loss on the text, in nats per token, of all together.
+        max_divergence: Largest divergence on the text, in nats per token, of all together.
 
     Raises:
-        UserError: `bits` is neither, or `max_increase` is negative.
+        UserError: `bits` is neither, or `max_divergence` is negative.
     """
     if bits not in WIDTHS:
         raise UserError(f"--bits must be 8 or 4; found {bits}.")
-    if not max_increase >= 0:
-        raise UserError(f"The budget must be >= 0; found {max_increase:g} nats.")
+    if not max_divergence >= 0:
+        raise UserError(f"The budget must be >= 0; found {max_divergence:g} nats.")
     alone: dict[str, dict[int, float]] = {place.name: {} for place in found}
-    limits = {8: max_increase * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_increase}
+    limits = {8: max_divergence * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_divergence}
     held: dict[Place, int] = {}
     candidates = list(found)
     for width in WIDTHS[: WIDTHS.index(bits) + 1]:
@@ -65,7 +65,7 @@ def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_increase: flo
         candidates = _longest_within(trial, held, order, width, limits[width])
         held |= dict.fromkeys(candidates, width)
     plan = {place.name: held.get(place) for place in found}
-    return Plan(plan, alone, trial.increase(held) if held else 0.0)
+    return Plan(plan, alone, trial.divergence(held) if held else 0.0)
 
 
 def _by_cost(
@@ -81,15 +81,15 @@ def _by_cost(
         by_layer.setdefault(place.layer, []).append(place)
     cost: dict[Place, float] = {}
     for layer, members in by_layer.items():
-        together = trial.increase(dict.fromkeys(members, width)) if layer is not None else limit
+        together = trial.divergence(dict.fromkeys(members, width)) if layer is not None else limit
         size = sum(num_weights(place) for place in members)
         for place in members:
             if together <= CLOSER_LOOK * limit and layer is not None:
                 cost[place] = together / size
                 continue
-            increase = trial.increase({place: width})
-            alone[place.name][width] = increase
-            cost[place] = increase / num_weights(place)
+            divergence = trial.divergence({place: width})
+            alone[place.name][width] = divergence
+            cost[place] = divergence / num_weights(place)
     return sorted(candidates, key=lambda place: cost[place])
 
 
@@ -99,7 +99,7 @@ def _longest_within(
     """Return the longest beginning of `order` that can have `width` bits too, with `held`."""
 
     def fits(count: int) -> bool:
-        return trial.increase({**held, **dict.fromkeys(order[:count], width)}) <= limit
+        return trial.divergence({**held, **dict.fromkeys(order[:count], width)}) <= limit
 
     if fits(len(order)):
         return list(order)

@@ -61,8 +61,8 @@ def quantize(
 ) -> QuantizeRecord:
     """Write a copy of a checkpoint with its linear layers and embedding in 8 or 4 bits.
 
-    Which of them bear it is decided by the loss on the beginning of each data set, and what that costs
-    is measured on the tokens after it. What is not quantized is kept in bfloat16, or in float16 where
+    Which of them bear it is decided by how far predictions move on the beginning of each data set, and
+    what that costs is measured on the tokens after it. What is not quantized is kept in bfloat16, or in float16 where
     the checkpoint is.
 
     Args:
@@ -134,7 +134,7 @@ def quantize(
         bytes_before=num_bytes,
         bytes_after=_num_bytes(network, kept),
         deciding_tokens=ids_WS.numel(),
-        deciding_increase=plan.increase,
+        deciding_divergence=plan.divergence,
         context_length=context_length,
         dtype=used if used == "bfloat16" else "float32",
         seconds=time.monotonic() - started,

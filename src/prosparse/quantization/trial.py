@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of a model with some of its layers held in few bits, on text that decides.
+"""How far a model's predictions move with some of its layers held in few bits, on text that decides.
+
+That is the KL divergence from the model as it is, in nats per token. Where the model's probabilities
+are right it is the expected increase of the loss, and the increase itself, on as little text as
+deciding can afford, is mostly chance: some roundings happen to help there.
 
 Layers before the first that is changed compute what they always did, so what the decoder layers put
 out is remembered once, and a trial of layer l starts there. All of it is float32: rounding a matrix to
@@ -13,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from prosparse.measurement.perplexity import window_losses
 from prosparse.model.ffn import ffns
 from prosparse.model.quantizing import has_tied_head, hold, tie_head
 
@@ -56,14 +60,14 @@ class Trial:
             for layer, outputs in zip(self._layers, self._outputs, strict=True):
                 handle = layer.register_forward_hook(lambda *io, kept=outputs: kept.append(io[2]))
                 hooks.callback(handle.remove)
-            self.baseline = self._loss(start=0)
-            """Loss of the model as it is, nats per token."""
+            self._expected = [self._log_probabilities(batch_BS) for batch_BS in self._batches]
+        on_pass()
 
-    def increase(self, bits: Mapping[Place, int]) -> float:
-        """Return by how much the loss rises, in nats per token, with these layers in few bits."""
+    def divergence(self, bits: Mapping[Place, int]) -> float:
+        """Return how far the predictions are, in nats per token, with these layers in few bits."""
         started = [0 if place.layer is None else place.layer for place in bits]
         with self._held(bits):
-            return self._loss(start=min(started, default=0)) - self.baseline
+            return self._divergence(start=min(started, default=0))
 
     @contextlib.contextmanager
     def _held(self, bits: Mapping[Place, int]) -> Iterator[None]:
@@ -82,15 +86,25 @@ class Trial:
             if head is not None:
                 self.model.set_output_embeddings(head)
 
-    @torch.no_grad()
-    def _loss(self, start: int) -> float:
-        losses = []
+    def _divergence(self, start: int) -> float:
+        total, count = 0.0, 0
         for index, batch_BS in enumerate(self._batches):
             outputs = [kept[index] for kept in self._outputs[:start]]
             with replayed(self._layers, outputs):
-                losses.append(window_losses(self.model, batch_BS))
+                found_NV = self._log_probabilities(batch_BS)
+            expected_NV = self._expected[index]
+            total += functional.kl_div(
+                found_NV, expected_NV, reduction="sum", log_target=True
+            ).item()
+            count += len(found_NV)
         self._on_pass()
-        return torch.cat(losses).mean().item()
+        return total / count
+
+    @torch.no_grad()
+    def _log_probabilities(self, ids_BS: Tensor) -> Tensor:
+        """Return those of every token's successor, [B S, V]."""
+        logits_BSV = self.model(input_ids=ids_BS, use_cache=False).logits
+        return logits_BSV.flatten(0, 1).log_softmax(dim=-1)
 
 
 @contextlib.contextmanager

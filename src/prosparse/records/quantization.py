@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `prosparse quantize` decided, by which losses, and what it cost."""
+"""What `prosparse quantize` decided, by which measurements, and what it cost."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class QuantizedLayer:
     bits: int | None
     """8 or 4; None where it stays as it was."""
     num_weights: int
-    increase_8: float | None
-    """Increase of the loss in nats per token on the deciding text with this one alone in 8 bits; None
+    divergence_8: float | None
+    """KL divergence of the predictions in nats per token, on the deciding text, with this one alone in 8 bits; None
     where its whole decoder layer cost so little that it was not taken apart."""
-    increase_4: float | None
+    divergence_4: float | None
     """The same in 4 bits; None also where 4 bits were not tried."""
 
 
@@ -52,8 +52,8 @@ class QuantizeRecord:
     bytes_after: int
     """Of all weights, scales included."""
     deciding_tokens: int
-    deciding_increase: float
-    """Increase of the loss on the deciding text with all decisions together, nats per token."""
+    deciding_divergence: float
+    """KL divergence on the deciding text with all decisions together, nats per token."""
     context_length: int
     dtype: str
     """Of the matrix products that were measured with."""

@@ -44,11 +44,11 @@ def _(record: QuantizeRecord, log: list[dict[str, Any]]) -> list[Section]:
     text = (
         f"Decided on {record.deciding_tokens:,} tokens: each layer is measured alone, and the longest "
         "beginning of their order by cost for each weight that stays within the budget together is taken. "
-        "With all decisions together the loss on that text changed by "
-        f"{record.deciding_increase:+.4f} nats per token."
+        "With all decisions together the predictions on that text moved by a KL divergence of "
+        f"{record.deciding_divergence:.4f} nats per token."
     )
     kept = (
-        f"What {record.bits} bits would have cost too much of the budget, with the increase of the loss, in "
+        f"What {record.bits} bits would have cost too much of the budget, with the KL divergence, in "
         "nats per token, that each causes alone. A dash: not measured alone, because its decoder layer "
         "cost so little, or not tried."
     )
@@ -102,8 +102,8 @@ def layers_grid(layers: tuple[QuantizedLayer, ...] | list[QuantizedLayer]) -> Gr
                 layer.name,
                 "stays" if layer.bits is None else str(layer.bits),
                 f"{layer.num_weights:,}",
-                _nats(layer.increase_8),
-                _nats(layer.increase_4),
+                _nats(layer.divergence_8),
+                _nats(layer.divergence_4),
             )
             for layer in layers
         ),
@@ -126,7 +126,7 @@ def _mean(values: tuple[float, ...]) -> float:
 
 
 def _nats(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _megabytes(num_bytes: int) -> str:
