@@ -26,10 +26,6 @@ def tables(folder: str) -> str:
     return "\n\n".join([headline(record), *(markdown_table(grid) for grid in grids if grid.rows)])
 
 
-def test_there_are_both_widths():
-    assert {read_record(ROOT / folder).bits for folder in FOLDERS} == {8, 4}
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_page_shows_what_was_recorded(folder):
     assert f"<!-- quantize: {folder} -->\n\n{tables(folder)}\n" in PAGE

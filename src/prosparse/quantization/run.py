@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from prosparse.measurement.perplexity import WindowMeasure
 
-SAFETY = 0.6
-"""Of the budget: what the deciding text, which is short, may show."""
+SAFETY = 0.2
+"""Of the budget: the divergence that the deciding text may show. On SmolLM2-135M in 8 bits the loss on
+other text in long windows rose by about three times the divergence on short deciding windows."""
 PIECE = 128
 """Tokens of a deciding window: short ones cost less, and every one has its massive first tokens."""
 HALVES = (torch.bfloat16, torch.float16)
