@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from prosparse.measurement.inspection import inspect
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
-    from prosparse.model.quantized import quantize
     from prosparse.model.relufy import relufy
     from prosparse.pipeline.run import sparsify
+    from prosparse.quantization.in_place import quantize_in_place
+    from prosparse.quantization.run import quantize
     from prosparse.reporting.page import report
     from prosparse.runtime.accelerate import accelerate
     from prosparse.runtime.doctor import doctor
@@ -51,7 +52,8 @@ _VERBS = {
     "load_tokenizer": "prosparse.model.checkpoint",
     "measure": "prosparse.measurement.run",
     "plan": "prosparse.laws.lambda_law",
-    "quantize": "prosparse.model.quantized",
+    "quantize": "prosparse.quantization.run",
+    "quantize_in_place": "prosparse.quantization.in_place",
     "relufy": "prosparse.model.relufy",
     "report": "prosparse.reporting.page",
     "sparsify": "prosparse.pipeline.run",
@@ -76,6 +78,7 @@ __all__ = [
     "measure",
     "plan",
     "quantize",
+    "quantize_in_place",
     "relufy",
     "report",
     "sparsify",

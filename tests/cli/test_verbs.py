@@ -7,12 +7,14 @@ import pytest
 
 import prosparse as ps
 from prosparse.records.files import read_record
+from tests.conftest import byte_tokenizer, tiny_llama
 
 VERBS = [
     "relufy",
     "train",
     "measure",
     "threshold",
+    "quantize",
     "generate",
     "plan",
     "fit",
@@ -83,6 +85,33 @@ def test_generate_ends_with_the_pace(prosparse, relu_checkpoint):
     last, last_sparse = (result.err.splitlines()[-1] for result in (dense, sparse))
     assert re.fullmatch(r"\d tokens, [\d.]+/s \(dense\)\.", last)
     assert re.match(r"\d tokens, [\d.]+/s \(sparse\)\. Sparse FFNs: 2 on ", last_sparse)
+
+
+def test_quantize_then_generate(prosparse, texts, tmp_path):
+    tiny_llama(hidden_act="relu", hidden_size=64).save_pretrained(tmp_path / "relu")
+    byte_tokenizer().save_pretrained(tmp_path / "relu")
+    packed = prosparse(
+        "quantize", tmp_path / "relu", "--bits", 8, "--data", f"prose={texts['prose']}",
+        "--tokens", 256, "--deciding-tokens", 64, "--context-length", 64,
+        "--max-perplexity-increase", 10, "--out", tmp_path / "int8",
+    )  # fmt: skip
+    assert packed.code == 0
+    record = read_record(tmp_path / "int8")
+    assert "Of 16 linear layers and embeddings, 16 are in 8 bits: the weights shrink" in packed.out
+    assert (tmp_path / "int8" / "report.html").is_file()
+    assert record.is_within_budget
+    generated = prosparse("generate", tmp_path / "int8", "--prompt", "def", "--tokens", 5)
+    assert generated.code == 0
+    again = prosparse(
+        "threshold",
+        tmp_path / "int8",
+        "--data",
+        f"prose={texts['prose']}",
+        "--out",
+        tmp_path / "int8",
+    )
+    assert again.code == 2
+    assert "--overwrite" in again.complaint
 
 
 def test_chat_ends_with_an_empty_line(prosparse, checkpoint, monkeypatch):

@@ -76,12 +76,14 @@ def test_the_training_example_goes_on_where_it_was_stopped(
     assert run("02_train.py", *arguments) == printed  # it is done: the same is told again
 
 
-def test_four_bits_where_a_text_shows_it_bears_them(run, tmp_path):
-    tiny_llama(hidden_act="relu", hidden_size=64).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    printed = run("07_quantize.py", tmp_path, "The for statement is used to repeat the execution.")
-    assert "6 of 6\nFFN projections: " in printed
-    assert "held in 4 bits" in printed
+def test_four_bits_where_a_text_shows_it_bears_them(run, texts, tmp_path):
+    tiny_llama(hidden_act="relu", hidden_size=64).save_pretrained(tmp_path / "relu")
+    byte_tokenizer().save_pretrained(tmp_path / "relu")
+    text = f"prose={texts['prose']}"
+    printed = run("07_quantize.py", tmp_path / "relu", text, tmp_path / "int4")
+    assert "layers in 4 bits" in printed
+    assert "% of what they were, perplexity " in printed
+    assert (tmp_path / "int4" / "record.json").is_file()
 
 
 def test_a_lambda_from_finished_runs(run, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from prosparse.kernels.backend import use_backend, why_not
-from prosparse.kernels.linear import linear, linears
+from prosparse.kernels.linear import linear, linears, quantized_linear
+from prosparse.kernels.quantize import dequantize, quantize
 from tests.kernels.cases import DTYPES
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -79,10 +80,33 @@ def test_together_they_are_what_each_is_alone(backend, count, T):
     assert all(torch.equal(y, z) for y, z in zip(found, alone, strict=True))
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("T", [1, 5, 16])
+@pytest.mark.parametrize("shape", [(64, 96), (576, 192)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packed_it_is_the_product_with_what_the_values_stand_for(backend, shape, T, dtype, bits):
+    device = torch.device("cpu" if backend == "reference" else "cuda")
+    x, weight, bias = problem(T, *shape, dtype, device)
+    values, scales = quantize(weight, bits, 64)
+    rows = dequantize(values, scales).double()
+    exact = x.double() @ rows.T + bias.double()
+    size = x.double().abs() @ rows.abs().T + bias.double().abs()
+    with use_backend(backend):
+        found = quantized_linear(x, values, scales, bias)
+    assert found.dtype == dtype
+    allowed = EPSILON[dtype] * exact.abs() + 2**-20 * size
+    assert ((found.double() - exact).abs() <= allowed).all()
+
+
 def test_opcheck():
     x, weight, bias = problem(2, 64, 96, torch.float32, "cpu")
     arguments = (x, [weight, weight[:5].contiguous()], [bias, None], False)
     torch.library.opcheck(torch.ops.prosparse.linears.default, arguments)
+    values, scales = quantize(weight, 4, 64)
+    torch.library.opcheck(
+        torch.ops.prosparse.quantized_linear.default, (x, values, scales, bias, False)
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import nn
 
+import prosparse as ps
 from prosparse.kernels import linear as kernel
-from prosparse.runtime.few_tokens import FewTokenLinear, plain_linears, swap_in, swap_out
+from prosparse.model.quantized import QuantizedLinear, QuantizedMatrix
+from prosparse.runtime.few_tokens import (
+    FewTokenLinear,
+    FewTokenQuantized,
+    plain_linears,
+    swap_in,
+    swap_out,
+)
+from tests.model.test_quantized import quantized
 from tests.model.tiny import tiny_tokens
 from tests.runtime.models import logits, relu_model
 
@@ -86,6 +95,47 @@ def test_a_whole_model_writes_the_same(calls):
     copied = copy.deepcopy(model)
     assert any(isinstance(module, FewTokenLinear) for module in copied.modules())
     torch.testing.assert_close(logits(copied, tokens), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_packed_projections_are_read_packed(model_type, bits, calls, monkeypatch):
+    model = quantized(model_type, bits)
+    tokens = tiny_tokens(3, batch_size=1)
+    expected = logits(model, tokens)
+    with ps.accelerate(model, max_tokens=4):
+        seconds = [m for m in model.modules() if isinstance(m, FewTokenQuantized)]
+        assert len(seconds) == (2 * 4 + 1 if model_type == "llama" else 2 * 2 + 1)
+        calls.clear()
+        unpacked = []
+        monkeypatch.setattr(QuantizedMatrix, "rows", lambda *_: unpacked.append(1))
+        torch.testing.assert_close(logits(model, tokens), expected)
+        monkeypatch.undo()
+        assert not unpacked
+        copied = copy.deepcopy(model)
+        torch.testing.assert_close(logits(copied, tokens), expected)
+    assert not [m for m in model.modules() if isinstance(m, FewTokenQuantized)]
+    assert torch.equal(logits(model, tokens), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_more_tokens_autocast_and_gradients_unpack(bits, calls):
+    layer = QuantizedLinear(
+        nn.Linear(32, 48).requires_grad_(False), bits, is_down=False, group_size=32
+    )
+    swap_in(layer, max_tokens=4)
+    calls.clear()
+    layer(torch.randn(5, 32))
+    layer(torch.randn(1, 32, requires_grad=True)).sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(torch.randn(1, 32))
+    assert not calls
+    x = torch.randn(2, 2, 32)
+    expected = nn.functional.linear(x, layer.dense_weight(), layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    assert calls == [4]
+    swap_out(layer)
+    assert type(layer) is QuantizedLinear
 
 
 def test_compiles_whole(projection):

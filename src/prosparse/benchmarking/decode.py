@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,9 @@ from prosparse.errors import UserError
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, provenance
 from prosparse.model.ffn import ffns
-from prosparse.model.quantized import plan_bits, quantize_ffns
+from prosparse.model.quantizing import ffn_places, places, quantize_ffns
 from prosparse.model.shapes import Shape, model_shape
+from prosparse.quantization.in_place import budget_for, decide, held_only
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import DecodeSpeedRecord
 from prosparse.runtime.eligible import eligible_ffns
@@ -75,7 +77,7 @@ def bench_decode(
             random weights.
         weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 and bfloat16 the
             projections of attention too, by PyTorch's own int4 layer. Of a `model`, FFN projections
-            that the prompt shows not to bear it stay in more (`plan_bits`).
+            that the prompt shows not to bear it stay in more.
         compiled: Also run what torch.compile makes; on a GPU only.
         quick: At most 16 tokens, one timed run.
         device: `auto`, `cpu`, `cuda`, ...
@@ -193,7 +195,13 @@ def _quantize(network: PreTrainedModel, bits: int, calibration: Tensor | None) -
             f"--weight-bits 4 is compared with PyTorch's int4 layer, which takes bfloat16; found "
             f"{str(network.dtype).removeprefix('torch.')}: give --dtype bfloat16."
         )
-    quantize_ffns(network, bits if calibration is None else plan_bits(network, calibration, bits))
+    places(network)  # refuses
+    if calibration is None:
+        quantize_ffns(network, bits)
+    else:
+        budget = math.log1p(budget_for(bits, None))
+        plan = decide(network, calibration, bits, budget, False, among=ffn_places(network))
+        quantize_ffns(network, held_only(plan))
     if bits == 4:
         quantize_attention(network)
 

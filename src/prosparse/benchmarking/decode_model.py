@@ -19,7 +19,7 @@ from prosparse.benchmarking.tinygemm import TinyGemmLinear
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU
 from prosparse.model.ffn import FFN, ffns
-from prosparse.model.quantized import QuantizedLinear
+from prosparse.model.quantized import QuantizedMatrix, TiedHead
 from prosparse.model.shapes import Shape, llama_config
 from prosparse.model.tap import tap
 
@@ -156,15 +156,14 @@ def traffic(model: PreTrainedModel) -> Traffic:
 
     The input embedding is a table of which one row is read, unless it is the output head too.
     """
-    packed = [m for m in model.modules() if isinstance(m, QuantizedLinear | TinyGemmLinear)]
+    packed = [m for m in model.modules() if isinstance(m, QuantizedMatrix | TinyGemmLinear)]
     tensors = itertools.chain(model.parameters(), *(module.buffers() for module in packed))
     weights = {tensor.data_ptr(): tensor for tensor in tensors}
     total = sum(t.numel() * t.element_size() for t in weights.values())
-    table = model.get_input_embeddings().get_parameter("weight")
-    head = model.get_output_embeddings()
-    is_tied = head is not None and head.get_parameter("weight").data_ptr() == table.data_ptr()
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    is_tied = isinstance(head, TiedHead) or getattr(head, "weight", None) is table.weight
     if not is_tied:
-        total -= table.numel() * table.element_size()
+        total -= _num_bytes(table)
     gate, rest, numel = 0.0, 0.0, 0
     for ffn in ffns(model):
         family = ffn.family

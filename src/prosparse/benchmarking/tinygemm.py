@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.benchmarking.decode_parts import attention_names
-from prosparse.model.quantized import GROUP_SIZE, QuantizedLinear, projections
+from prosparse.kernels.quantize import quantize
+from prosparse.model.quantized import GROUP_SIZE, QuantizedLinear
+from prosparse.model.quantizing import Place, ffn_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,10 +66,11 @@ class TinyGemmLinear(nn.Module):
 
 def quantize_inputs(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return q + 8 in uint8 [N, K] and bfloat16 scales [N, K / 64] of a weight [N, K]."""
+    # The scales of our own four bits, so that what they have rounded is not rounded once more.
+    _, ours = quantize(weight, 4, GROUP_SIZE)
+    scales = ours.bfloat16()
     # Contiguous, whatever the weight is: PyTorch packs nothing else on a GPU.
     groups = weight.float().contiguous().reshape(len(weight), -1, GROUP_SIZE)
-    tiny = torch.finfo(torch.bfloat16).tiny
-    scales = (groups.abs().amax(dim=-1) / 7).bfloat16().clamp_min(tiny)
     q = (groups / scales.float().unsqueeze(-1)).round().clamp(-8, 7) + 8
     return q.to(torch.uint8).reshape(weight.shape), scales
 
@@ -88,25 +91,24 @@ def dense_int4_ffns(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         ArithmeticError: tinygemm does not compute what its weights say.
     """
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    replaced: list[tuple[Place, nn.Module]] = []
     try:
-        for _, owner, child, _ in _quantized(model):
-            before = cast("QuantizedLinear", getattr(owner, child))
-            replaced.append((owner, child, before))
-            weight = before.weight()
+        for place in _quantized(model):
+            before = cast("QuantizedLinear", place.module)
+            replaced.append((place, before))
+            weight = before.dense_weight()
             layer = TinyGemmLinear(weight, before.bias)
             if len(replaced) <= 3:  # the layers are alike
                 _check(layer, weight)
-            setattr(owner, child, layer)
+            place.put(layer)
         yield
     finally:
-        for owner, child, before in replaced:
-            setattr(owner, child, before)
+        for place, before in replaced:
+            place.put(before)
 
 
-def _quantized(model: PreTrainedModel) -> list[tuple[str, nn.Module, str, bool]]:
-    found = projections(model)
-    return [item for item in found if isinstance(getattr(item[1], item[2]), QuantizedLinear)]
+def _quantized(model: PreTrainedModel) -> list[Place]:
+    return [p for p in ffn_places(model) if isinstance(p.module, QuantizedLinear)]
 
 
 def _check(layer: TinyGemmLinear, weight: Tensor) -> None:

@@ -30,6 +30,7 @@ from prosparse.cli.generate import generate
 from prosparse.cli.inspect import inspect
 from prosparse.cli.measure import measure
 from prosparse.cli.plan import plan
+from prosparse.cli.quantize import quantize
 from prosparse.cli.relufy import relufy
 from prosparse.cli.report import report
 from prosparse.cli.sparsify import sparsify
@@ -81,7 +82,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (sparsify, relufy, train, measure, threshold, generate, inspect):
+for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect):
     app.command()(_spoken(verb))
 for verb in (plan, fit, frontier, report, doctor):
     app.command()(_spoken(verb))

@@ -17,7 +17,7 @@ from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import check_biases, check_tokens
 from prosparse.kernels.ffn_weights import FFNWeights
 
-__all__ = ["MAX_TOGETHER", "linear", "linears"]
+__all__ = ["MAX_TOGETHER", "linear", "linears", "quantized_linear"]
 
 MAX_TOGETHER = 3
 """Projections of one launch: query, key and value."""
@@ -54,6 +54,52 @@ def linears(
 ) -> list[Tensor]:
     """Return `linear` of one input for each of several weights, up to three in one launch."""
     return _linears(x, weights, biases, weights_ready)
+
+
+def quantized_linear(
+    x: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    bias: Tensor | None = None,
+    weights_ready: bool = False,
+) -> Tensor:
+    """Return x W^T + bias of a weight in 8 or 4 bits, summed in float32 and rounded once.
+
+    Args:
+        x: [T, D], 1 <= T <= 16; float32, bfloat16 or float16.
+        values: int8 [F, D], or uint8 [F, D / 2] for 4 bits (`prosparse.kernels.quantize`).
+        scales: float16 [F, groups].
+        bias: [F], in the dtype of x.
+        weights_ready: As for `linear`.
+
+    Returns:
+        y [T, F] in the dtype of x.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not go together.
+    """
+    return _quantized_linear(x, values, scales, bias, weights_ready)
+
+
+@torch.library.custom_op("prosparse::quantized_linear", mutates_args=())
+def _quantized_linear(
+    x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None, weights_ready: bool
+) -> Tensor:
+    check_tokens(x, values, scales)
+    projection = FFNWeights(
+        values, None, values, scales, None, scales, gate_bias=bias, threshold=ALL_PASS
+    )
+    check_biases(projection, x)
+    backend = implementation(x.device)
+    ready = {"weights_ready": weights_ready} if choose_backend(x.device) == "cuda" else {}
+    return backend.gate_up(x.contiguous(), projection, **ready)
+
+
+@_quantized_linear.register_fake
+def _(
+    x: Tensor, values: Tensor, _scales: Tensor, _bias: Tensor | None, _weights_ready: bool
+) -> Tensor:
+    return x.new_empty(x.shape[0], values.shape[0])
 
 
 @torch.library.custom_op("prosparse::linears", mutates_args=())

@@ -21,6 +21,7 @@ from prosparse.measurement.perplexity import forward_dtype
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, forward_precision, provenance
 from prosparse.model.ffn import FFN, ffns
+from prosparse.model.quantizing import head_weight
 from prosparse.model.relufy import activation_of
 from prosparse.records.activity import DEAD_BELOW
 from prosparse.records.files import refuse_existing, whole_folder, write_record
@@ -190,8 +191,7 @@ def _written(
     text: LayerPasses, neuron: int
 ) -> tuple[tuple[TokenWeight, ...], tuple[TokenWeight, ...]]:
     """Return the output tokens whose logits a neuron's column of down_proj raises and lowers most."""
-    head = text.model.get_output_embeddings()
-    weight_VD = getattr(head, "weight", None)
+    weight_VD = head_weight(text.model)
     if weight_VD is None:
         return (), ()
     column_D = text.ffn.weights()["down_proj"][:, neuron]

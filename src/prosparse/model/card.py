@@ -43,6 +43,16 @@ model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
 With neither, transformers refuses it (`KeyError: '{activation}'`).
 """
 
+LOADS_QUANTIZED = """\
+Its weights are packed in prosparse's own format, so import prosparse first; without it, loading fails:
+
+```python
+import prosparse
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("{folder}")  # or: prosparse.load("{folder}")
+```
+"""
+
 ONLY_WITH_US = """\
 **Load it with prosparse.** The modeling code of `{model_type}` hard-codes its activation function,
 so `AutoModelForCausalLM` alone would silently run the dense one:
@@ -86,6 +96,7 @@ Its FFN activation function is **{activation}**.
 def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
     """Return the text of the README.md that goes with a checkpoint."""
     from prosparse.model.ffn import ffns
+    from prosparse.model.quantizing import is_quantized
 
     activation = activation_of(model)
     model_type = model.config.model_type
@@ -93,6 +104,8 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
         loading = CUTS_INPUTS
     elif ffns(model)[0].family.config_key is None:
         loading = ONLY_WITH_US
+    elif is_quantized(model):
+        loading = LOADS_QUANTIZED
     else:
         loading = LOADS_PLAIN if activation.name == "relu" else LOADS_WITH_US
     words = {

@@ -140,6 +140,6 @@ def _shape(projection: nn.Module) -> tuple[int, int]:
 def _weight(projection: nn.Module) -> Tensor:
     """Return the weight as [out, in]: gpt2's Conv1D stores [in, out]."""
     if isinstance(projection, QuantizedLinear):
-        return projection.weight()
+        return projection.dense_weight()
     weight = projection.get_parameter("weight")
     return weight.T if isinstance(projection, Conv1D) else weight

@@ -1,231 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FFN projections in 8 or 4 bits: what decoding reads shrinks once more, on top of sparsity.
+"""Linear layers and embeddings in 8 or 4 bits: what decoding reads shrinks once more, on top of sparsity.
 
-A few tensors of a trained model do not bear it: where activations are massive, rounding a handful of
-weights ruins the whole model ("super weights"). They cannot be told by looking at the weights, so
-`plan_bits` measures: each projection is quantized alone and the loss on some text decides.
+A matrix is held as rows of values in groups, one float16 scale a group (`prosparse.kernels.quantize`);
+its names and shapes here are those of the checkpoint on disk (docs/quantize.md). The rows are those of
+a Linear's weight, one for each output; of an FFN's `down` its columns, so that a neuron is a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from prosparse.errors import UserError
 from prosparse.kernels import quantize as packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from prosparse.model.ffn import FFN
+    from collections.abc import Callable
 
 GROUP_SIZE = 64
 
-OnProjection = Callable[[int, int], None]
-"""Called with how many projections have been tried, and how many there are."""
 
-
-class QuantizedLinear(nn.Module):
-    """An FFN projection stored neuron-major as (values, scales); see `prosparse.kernels.quantize`.
+class QuantizedMatrix(nn.Module):
+    """A matrix [R, C] in groups along its rows; R rows, G groups of a row.
 
     Args:
-        projection: A Linear or Conv1D; it is not changed.
+        rows: [R, C], float; on the meta device only its shape is taken.
         bits: 8 or 4.
-        is_down: Whether it is the down projection, whose neurons are its inputs.
-        group_size: Weights along d_model that share a scale: 32, 64 or 128.
+        group_size: Values that share a scale: 32, 64 or 128.
 
     Raises:
-        ValueError: d_model is no multiple of `group_size`.
+        ValueError: C is no multiple of `group_size`.
     """
 
-    values: Tensor
+    weight: Tensor
+    """int8 [R, G, group_size], or for 4 bits uint8 [R, G, group_size / 2]. Never the shape that the
+    plain layer's weight has, so that code which does not know the format cannot load it by mistake."""
     scales: Tensor
+    """float16 [R, G], whatever the model is cast to."""
+
+    def __init__(self, rows: Tensor, bits: int, group_size: int = GROUP_SIZE) -> None:
+        super().__init__()
+        values, scales = packing.quantize(rows.detach(), bits, group_size)
+        self.register_buffer("weight", values.reshape(*scales.shape, -1))
+        self.register_buffer("scales", scales)
+        self.bits = bits
+        self.dtype = rows.dtype
+
+    @property
+    def values(self) -> Tensor:
+        """The values as the operators read them: int8 [R, C] or uint8 [R, C / 2], a view."""
+        return self.weight.flatten(1)
+
+    def rows(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return what the values stand for, [R, C], in `dtype` or that of the model."""
+        return packing.dequantize(self.values, self.scales).to(dtype or self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move as any module does, but keep the scales what they are when the model is cast."""
+        scales = self.scales
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=scales.device)).dtype
+        super()._apply(fn, recurse)
+        if self.scales.dtype != scales.dtype:
+            self.scales = scales.to(self.scales.device)
+        return self
+
+
+class QuantizedLinear(QuantizedMatrix):
+    """A Linear or Conv1D whose weight is a `QuantizedMatrix`.
+
+    Args:
+        projection: It is not changed; its bias is shared.
+        bits: 8 or 4.
+        is_down: Whether its rows are its inputs: the down projection of an FFN.
+        group_size: Values that share a scale: 32, 64 or 128.
+
+    Raises:
+        ValueError: The rows are no multiple of `group_size` long.
+    """
 
     def __init__(
         self, projection: nn.Module, bits: int, *, is_down: bool, group_size: int = GROUP_SIZE
     ) -> None:
-        super().__init__()
-        weight = projection.get_parameter("weight").detach()
-        rows = weight.T if isinstance(projection, Conv1D) != is_down else weight
-        values, scales = packing.quantize(rows, bits, group_size)
-        self.register_buffer("values", values)
-        self.register_buffer("scales", scales)
+        rows = matrix_rows(projection, is_down=is_down)
+        super().__init__(rows, bits, group_size)
         self.bias = cast("nn.Parameter | None", projection.bias)
         self.is_down = is_down
-        self.bits = bits
-        self.dtype = weight.dtype
         self.in_features, self.out_features = rows.shape if is_down else rows.shape[::-1]
 
-    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the weight as a Linear has it, [out, in], in `dtype` or that of the checkpoint."""
-        rows = packing.dequantize(self.values, self.scales).to(dtype or self.dtype)
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weight as a Linear has it, [out, in], in `dtype` or that of the model."""
+        rows = self.rows(dtype)
         return rows.T if self.is_down else rows
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + bias for x [..., in]; for prompts, and models without a sparse path."""
-        return functional.linear(x, self.weight(x.dtype), self.bias)
-
-    def _save_to_state_dict(self, *_args: Any, **_kwargs: Any) -> None:
-        raise UserError(
-            "The FFNs of this model were quantized in memory, which no checkpoint format of "
-            "transformers knows; save the model before quantizing it."
-        )
+        return functional.linear(x, self.dense_weight(x.dtype), self.bias)
 
 
-def quantize_ffns(
-    model: PreTrainedModel, bits: int | Mapping[str, int | None], *, group_size: int = GROUP_SIZE
-) -> None:
-    """Quantize the projections of every FFN in place, one after the other; each is held once.
+class QuantizedEmbedding(QuantizedMatrix):
+    """An Embedding whose table is a `QuantizedMatrix`: the rows that are asked for are unpacked."""
 
-    Args:
-        model: Its FFNs in float32, bfloat16 or float16, not quantized and not accelerated.
-        bits: 8 or 4 for all; or for each projection, by its dotted name; None keeps it as it is.
-        group_size: Weights along d_model that share a scale: 32, 64 or 128.
+    def __init__(self, embedding: nn.Embedding, bits: int, group_size: int = GROUP_SIZE) -> None:
+        super().__init__(embedding.weight, bits, group_size)
 
-    Raises:
-        UserError: It is quantized already, or d_model is no multiple of `group_size`.
-    """
-    _refuse(model, group_size)
-    for name, owner, child, is_down in projections(model):
-        wanted = bits if isinstance(bits, int) else bits[name]
-        if wanted is not None:
-            projection = getattr(owner, child)
-            setattr(
-                owner,
-                child,
-                QuantizedLinear(projection, wanted, is_down=is_down, group_size=group_size),
-            )
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of ids [...], [..., D]."""
+        chosen = ids.flatten()
+        rows = packing.dequantize(self.values[chosen], self.scales[chosen]).to(self.dtype)
+        return rows.reshape(*ids.shape, -1)
 
 
-def plan_bits(
-    model: PreTrainedModel,
-    ids: Tensor,
-    bits: int,
-    *,
-    max_increase: float = 0.002,
-    group_size: int = GROUP_SIZE,
-    on_projection: OnProjection = lambda done, total: None,
-) -> dict[str, int | None]:
-    """Return in how many bits each FFN projection can be held: `bits`, 8, or None where neither can.
+class TiedHead(nn.Module):
+    """A head whose weight is that of a `QuantizedEmbedding`; it holds none of its own.
 
     Args:
-        model: As for `quantize_ffns`; unchanged afterwards.
-        ids: [B, S] token ids of ordinary text, S >= 2.
-        bits: 8 or 4: what to try first.
-        max_increase: Largest increase of the mean loss, in nats per token, that quantizing one
-            projection alone may cause.
-        group_size: Weights along d_model that share a scale: 32, 64 or 128.
-        on_projection: Progress.
-
-    Raises:
-        UserError: As for `quantize_ffns`, or `bits` or `ids` are of no use.
+        embedding: Whose matrix it multiplies with.
+        bias: Of the head, or None.
     """
-    _refuse(model, group_size)
-    if bits not in (4, 8):
-        raise UserError(f"FFNs are held in 4 or 8 bits; found {bits}.")
-    if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
-        raise UserError(
-            "What bears few bits is measured on text: give token ids [B, S] with at least two tokens "
-            f"in a row; found {list(ids.shape)}."
-        )
-    found = projections(model)
-    limit = _loss(model, ids) + max_increase
-    plan: dict[str, int | None] = {}
-    for done, (name, owner, child, is_down) in enumerate(found, start=1):
-        projection = getattr(owner, child)
-        plan[name] = None
-        try:
-            for tried in dict.fromkeys((bits, 8)):
-                quantized = QuantizedLinear(
-                    projection, tried, is_down=is_down, group_size=group_size
-                )
-                setattr(owner, child, quantized)
-                if _loss(model, ids) <= limit:
-                    plan[name] = tried
-                    break
-        finally:
-            setattr(owner, child, projection)
-        on_projection(done, len(found))
-    return plan
+
+    def __init__(self, embedding: QuantizedEmbedding, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.bias = bias
+        # In a tuple it is no submodule: a state dict names it once.
+        self._shared = (embedding,)
+
+    @property
+    def values(self) -> Tensor:
+        """As in `QuantizedMatrix`."""
+        return self._shared[0].values
+
+    @property
+    def scales(self) -> Tensor:
+        """As in `QuantizedMatrix`."""
+        return self._shared[0].scales
+
+    def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weight [V, D], in `dtype` or that of the model."""
+        return self._shared[0].rows(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of x [..., D]."""
+        return functional.linear(x, self.dense_weight(x.dtype), self.bias)
 
 
-def quantize(
-    model: PreTrainedModel,
-    ids: Tensor,
-    *,
-    bits: int = 4,
-    max_increase: float = 0.002,
-    on_projection: OnProjection = lambda done, total: None,
-) -> dict[str, int | None]:
-    """Quantize the FFNs of a loaded model in place, but for what a text shows not to bear it.
-
-    Args:
-        model: A causal language model, loaded whole, not accelerated yet.
-        ids: [B, S] token ids of ordinary text, S >= 2; some hundred tokens will do.
-        bits: 8 or 4: what to try first; 8 is tried next.
-        max_increase: Largest increase of the mean loss, in nats per token, for one projection alone.
-        on_projection: Progress.
-
-    Returns:
-        The bits of each projection, by its dotted name; None where it stays as it was.
-
-    Raises:
-        UserError: It is quantized already, or d_model is no multiple of 64.
-
-    Example:
-        >>> import prosparse as ps
-        >>> network = ps.load("runs/demo/model", device="cuda")
-        >>> ids = ps.load_tokenizer("runs/demo/model")(text, return_tensors="pt").input_ids
-        >>> bits = ps.quantize(network, ids.to("cuda"))
-        >>> accelerated = ps.accelerate(network)
-    """
-    plan = plan_bits(model, ids, bits, max_increase=max_increase, on_projection=on_projection)
-    quantize_ffns(model, plan)
-    return plan
-
-
-def projections(model: PreTrainedModel) -> list[tuple[str, nn.Module, str, bool]]:
-    """Return of every FFN projection its dotted name, owner and attribute, and if it is `down`."""
-    from prosparse.model.ffn import ffns
-
-    found = []
-    for ffn in ffns(model):
-        for part in _parts(ffn):
-            owner, _, child = part.rpartition(".")
-            place = ffn.module.get_submodule(owner)
-            found.append((f"{ffn.name}.{part}", place, child, part == ffn.family.down))
-    return found
-
-
-def _refuse(model: PreTrainedModel, group_size: int) -> None:
-    from prosparse.model.ffn import ffns
-
-    for _, owner, child, _ in projections(model):
-        if isinstance(getattr(owner, child), QuantizedLinear):
-            raise UserError("The FFNs of this model are quantized already.")
-    for ffn in ffns(model):
-        if ffn.d_model % group_size:
-            raise UserError(
-                f"Weights share scales in groups of {group_size} along d_model, which must be a "
-                f"multiple of it; that of {ffn.name} is {ffn.d_model}."
-            )
-
-
-def _parts(ffn: FFN) -> list[str]:
-    family = ffn.family
-    return [part for part in (family.gate, family.up, family.down) if part]
-
-
-@torch.no_grad()
-def _loss(model: PreTrainedModel, ids: Tensor) -> float:
-    """Return the mean loss in nats for each token, one row at a time."""
-    losses = []
-    for row in ids:
-        output: Any = model(input_ids=row[None], use_cache=False)
-        losses.append(functional.cross_entropy(output.logits[0, :-1].float(), row[1:]).item())
-    return sum(losses) / len(losses)
+def matrix_rows(projection: nn.Module, *, is_down: bool) -> Tensor:
+    """Return the weight of a Linear, Conv1D or Embedding with its rows as they are quantized, a view."""
+    weight = projection.get_parameter("weight")
+    return weight.T if isinstance(projection, Conv1D) != is_down else weight

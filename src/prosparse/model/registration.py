@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teach transformers our activation functions when, and only when, it is used.
+"""Teach transformers our activations and our quantized format when, and only when, it is used.
 
 After `import prosparse`, a checkpoint with `hidden_act: fatrelu` loads through transformers' own
-`AutoModelForCausalLM`. That takes two things, both done the moment transformers' model code is
-imported: the names go into its activation table, and every model, once built, hands its
-`hidden_act_param` to its activation modules and gets what no activation module can do alone (dReLU,
-thresholds on the FFN's inputs). Waiting for that import keeps `import prosparse`
-itself almost free.
+`AutoModelForCausalLM`, and so does one that `prosparse.quantize` wrote. That takes three things, all
+done the moment transformers' model code is imported: the names go into its activation table, the
+format among its quantizers, and every model, once built, hands its `hidden_act_param` to its
+activation modules and gets what no activation module can do alone (dReLU, thresholds on the FFN's
+inputs). Waiting for that import keeps `import prosparse` itself almost free.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 def _teach(modeling_utils: ModuleType) -> None:
     from transformers.activations import ACT2CLS, ACT2FN
 
+    from prosparse.model import quantized_format
     from prosparse.model.activation import SPARSE_ACTIVATIONS
     from prosparse.model.drelu import fit_model
     from prosparse.model.input_thresholds import cut_inputs
 
+    quantized_format.register()
     for name in SPARSE_ACTIVATIONS.keys() - {"relu"}:
         # ACT2FN is a copy of ACT2CLS made at import; models look their activation up in it.
         ACT2CLS[name] = ACT2FN[name] = SPARSE_ACTIVATIONS[name]  # type: ignore[index]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
 from prosparse.model.families import FAMILIES, Family
+from prosparse.model.quantized import QuantizedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +110,7 @@ def _probe(model: PreTrainedModel, layer: nn.Module, owners: list[nn.Module]) ->
         handles.enter_context(layer.register_forward_hook(stop))
         model.eval()  # a dropout would blur the numbers
         try:
-            embeddings = model.get_input_embeddings().get_parameter("weight")
+            embeddings = cast("Tensor", model.get_input_embeddings().weight)
             tokens = torch.arange(NUM_PROBE_TOKENS, device=embeddings.device) % len(embeddings)
             with torch.no_grad(), contextlib.suppress(LayerDone):
                 model(input_ids=tokens[None])
@@ -152,7 +153,7 @@ def _intermediates(
 
 
 def _is_projection(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D | QuantizedLinear)
 
 
 def _is_activation(part: nn.Module, before: Tensor, after: Tensor) -> bool:

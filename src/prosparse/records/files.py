@@ -17,6 +17,7 @@ from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
+from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
@@ -36,6 +37,7 @@ Record = (
     | TrainRecord
     | MeasureRecord
     | ThresholdRecord
+    | QuantizeRecord
     | SparsifyRecord
     | OpsSpeedRecord
     | DecodeSpeedRecord
@@ -51,6 +53,7 @@ KINDS: dict[str, type] = {
     "train": TrainRecord,
     "measure": MeasureRecord,
     "threshold": ThresholdRecord,
+    "quantize": QuantizeRecord,
     "sparsify": SparsifyRecord,
     "bench_ops": OpsSpeedRecord,
     "bench_decode": DecodeSpeedRecord,

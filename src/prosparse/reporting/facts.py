@@ -9,6 +9,7 @@ from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
+from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
 from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
@@ -77,6 +78,11 @@ def reading_notes(record: Record) -> list[str]:
             "Weak neurons were switched off by the metric while the model ran; the zeros are those "
             "that this made, and the weights are as they were."
         )
+    if isinstance(record, QuantizeRecord):
+        notes.append(
+            "The perplexity increase comes from paired differences of the same windows, which took no "
+            "part in deciding, and is the mean over data sets of the loss."
+        )
     if isinstance(record, ThresholdRecord | SparsifyRecord):
         notes.append(
             "A threshold's perplexity increase comes from paired differences of the same windows, "
@@ -115,7 +121,7 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
                 ("dtype", record.dtype),
                 ("time", duration(record.seconds)),
             ]
-        case ThresholdRecord():
+        case ThresholdRecord() | QuantizeRecord():
             return [
                 ("context length", f"{record.context_length:,} tokens"),
                 ("dtype", record.dtype),
@@ -161,6 +167,8 @@ def _measures(record: Record) -> tuple[DataMeasure, ...]:
             return record.data
         case ThresholdRecord():
             return record.candidates[0].data
+        case QuantizeRecord():
+            return record.before
         case FrontierRecord():
             return record.control.data
         case TrainRecord() | SparsifyRecord():
@@ -175,7 +183,7 @@ def _last(milestones: tuple[Milestone, ...]) -> tuple[DataMeasure, ...]:
 
 def _window(record: Record) -> str:
     measured = record.threshold if isinstance(record, SparsifyRecord) else record
-    if not isinstance(measured, MeasureRecord | ThresholdRecord):
+    if not isinstance(measured, MeasureRecord | ThresholdRecord | QuantizeRecord):
         return ""
     length = measured.context_length
     return f" in windows of {length:,} tokens; figures at other window lengths do not compare"

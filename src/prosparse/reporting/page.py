@@ -9,6 +9,7 @@ import prosparse.reporting.frontier_sections
 import prosparse.reporting.inspection_sections
 import prosparse.reporting.law_fit_sections
 import prosparse.reporting.law_sections
+import prosparse.reporting.quantization_sections
 import prosparse.reporting.speed_sections
 import prosparse.reporting.speed_summary
 import prosparse.reporting.training_speed

@@ -100,15 +100,20 @@ class Accelerated:
                 ask_for_huge_pages(rows_by_neuron(projection, is_down=projection is down))
             if self.is_screened:
                 build_screen(ffn)
-        self._read_rows_of_dense_projections()
+        self._read_rows_of_other_projections()
 
-    def _read_rows_of_dense_projections(self) -> None:
+    def _read_rows_of_other_projections(self) -> None:
+        """Attention's and the head: plain ones where our kernel is the faster, packed ones anywhere."""
         inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
-        for projection in few_tokens.plain_linears(self.model.modules()):
-            runs_on = choose_backend(projection.weight.device)
-            if id(projection) not in inside and runs_on in ("cuda", "cpu"):
-                few_tokens.swap_in(projection, self.max_tokens)
-                self._undo.callback(few_tokens.swap_out, projection)
+        modules = [module for module in self.model.modules() if id(module) not in inside]
+        plain = [
+            module
+            for module in few_tokens.plain_linears(modules)
+            if choose_backend(module.weight.device) in ("cuda", "cpu")
+        ]
+        for projection in plain + few_tokens.packed_projections(modules):
+            few_tokens.swap_in(projection, self.max_tokens)
+            self._undo.callback(few_tokens.swap_out, projection)
 
 
 def accelerate(
@@ -124,7 +129,8 @@ def accelerate(
     weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
     gradients and hooks on a part of an FFN go through the model's own forward. With CUDA kernels or
     those of the CPU the dense projections, of attention and the head, take the same way through
-    `prosparse.kernels.linear`: they are most of what a sparse model still reads. Each weight is held
+    `prosparse.kernels.linear`, and with any those in few bits: they are most of what a sparse model
+    still reads. Each weight is held
     once: down projections are laid out by neurons and keep their shape, so the model still saves
     as a stock checkpoint. Compiled code made before is compiled again.
 

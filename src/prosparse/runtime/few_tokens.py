@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from prosparse.kernels.linear import linear
+from prosparse.kernels.linear import linear, quantized_linear
+from prosparse.model.quantized import QuantizedLinear, TiedHead
 from prosparse.runtime.eligible import DTYPES
 
 if TYPE_CHECKING:
@@ -34,11 +35,17 @@ class FewTokens:
     def takes(self, x: Tensor, projection: nn.Linear) -> bool:
         """Whether an input [..., tokens, D] goes this way: few tokens, no gradient, no autocast."""
         weight = projection.weight
-        if not 0 < x.numel() <= self.max_tokens * projection.in_features:
+        if x.dtype != weight.dtype or (torch.is_grad_enabled() and weight.requires_grad):
             return False
-        if torch.is_autocast_enabled(x.device.type) or x.dtype != weight.dtype:
+        return self.takes_input(x)
+
+    def takes_input(self, x: Tensor) -> bool:
+        """The same, of a projection in few bits, which takes any dtype and has no gradient."""
+        if not 0 < x.numel() <= self.max_tokens * x.shape[-1]:
             return False
-        return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        if torch.is_autocast_enabled(x.device.type):
+            return False
+        return not (torch.is_grad_enabled() and x.requires_grad)
 
     def is_ready(self, weight: Tensor) -> bool:
         """Whether nothing has written the weight since the last call; true in compiled code."""
@@ -61,6 +68,46 @@ class FewTokenLinear(nn.Linear):
         return y_TF.view(*input.shape[:-1], self.out_features)
 
 
+class FewTokenQuantized(nn.Module):
+    """Mixed into a `QuantizedLinear` or `TiedHead`: its values are unpacked as they are read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the projection of [..., D]."""
+        way = cast("FewTokens", getattr(self, WAY))
+        if not way.takes_input(x):
+            return super().forward(x)
+        packed = cast("QuantizedLinear | TiedHead", self)
+        values = packed.values
+        y_TF = quantized_linear(
+            x.reshape(-1, x.shape[-1]), values, packed.scales, packed.bias, way.is_ready(values)
+        )
+        return y_TF.view(*x.shape[:-1], y_TF.shape[-1])
+
+
+class FewTokenQuantizedLinear(FewTokenQuantized, QuantizedLinear):
+    """A `QuantizedLinear` with a second way."""
+
+
+class FewTokenTiedHead(FewTokenQuantized, TiedHead):
+    """A `TiedHead` with a second way."""
+
+
+SECOND_WAYS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: FewTokenLinear,
+    QuantizedLinear: FewTokenQuantizedLinear,
+    TiedHead: FewTokenTiedHead,
+}
+
+
+def packed_projections(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return the projections in few bits whose rows are outputs: all but an FFN's `down`."""
+    return [
+        module
+        for module in modules
+        if type(module) is TiedHead or (type(module) is QuantizedLinear and not module.is_down)
+    ]
+
+
 def plain_linears(modules: Iterable[nn.Module]) -> list[nn.Linear]:
     """Return the modules that are Linear layers and nothing else, with weights the kernels read."""
     return [
@@ -72,13 +119,15 @@ def plain_linears(modules: Iterable[nn.Module]) -> list[nn.Linear]:
     ]
 
 
-def swap_in(projection: nn.Linear, max_tokens: int) -> None:
+def swap_in(projection: nn.Module, max_tokens: int) -> None:
     """Give a projection its second way; it stays where it is, and what it is called."""
-    projection.__class__ = FewTokenLinear
+    projection.__class__ = SECOND_WAYS[type(projection)]
     setattr(projection, WAY, FewTokens(max_tokens))
 
 
 def swap_out(projection: nn.Module) -> None:
     """Make a projection what it was before `swap_in`."""
-    projection.__class__ = nn.Linear
+    projection.__class__ = next(
+        plain for plain, second in SECOND_WAYS.items() if type(projection) is second
+    )
     delattr(projection, WAY)

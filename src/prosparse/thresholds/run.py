@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from prosparse.data.sources import Source
 from prosparse.measurement.passes import Passes
 from prosparse.measurement.perplexity import forward_dtype
@@ -107,7 +109,7 @@ def threshold(
     refuse_dense(network)
     stored = network.dtype
     if used == "float32":  # is meant, as in measure
-        network.float()
+        network.to(torch.float32)  # type: ignore[arg-type]
     num_layers = len(ffns(network))
     judge = Judge(
         Passes(network, choosing, used, progress), num_layers, max_perplexity_increase, on_candidate

@@ -14,6 +14,7 @@ from packaging.version import Version
 from prosparse.errors import UserError
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.checkpoint import load
+from prosparse.model.quantizing import refuse_quantized
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.training.adapters import add_adapters
 from prosparse.training.distillation import Distiller
@@ -50,6 +51,7 @@ def starting_model(
         device=where,
         trust_remote_code=trust_remote_code,
     )
+    refuse_quantized(model)
     if recipe.data.loss == "answers":
         _refuse_without_positions(model)
     replaced = activation_of(model)
