@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import check_biases, check_tokens
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.registration import operator
 
 __all__ = ["MAX_TOGETHER", "linear", "linears"]
 
@@ -56,7 +56,11 @@ def linears(
     return _linears(x, weights, biases, weights_ready)
 
 
-@torch.library.custom_op("prosparse::linears", mutates_args=())
+def _outputs(x: Tensor, weights: Sequence[Tensor], *_arguments: object) -> list[Tensor]:
+    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]
+
+
+@operator(_outputs)
 def _linears(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -72,10 +76,3 @@ def _linears(
     if choose_backend(x.device) == "cuda":
         return backend.linears(x, projections, weights_ready)
     return [backend.gate_up(x, projection) for projection in projections]
-
-
-@_linears.register_fake
-def _(
-    x: Tensor, weights: Sequence[Tensor], _biases: Sequence[Tensor | None], _weights_ready: bool
-) -> list[Tensor]:
-    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]
