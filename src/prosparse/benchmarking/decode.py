@@ -65,7 +65,8 @@ def bench_decode(
 
     Args:
         model: Folder, GGUF file or hub id of a ReLU model; None makes one with random weights.
-        shape: Of random weights: `llama2-7b`, `llama2-13b`, `minicpm-1b` or `smollm2-135m`.
+        shape: Of random weights: `llama2-7b`, `llama2-13b`, `minicpm-1b`, `smollm2-1.7b` or
+            `smollm2-135m`.
         num_layers: Of random weights: fewer layers than the shape has.
         sparsity: Of random weights: share of inactive neurons, set by a threshold in each layer.
         prompt: Of a `model`: text to go on from.
