@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import tempfile
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.model.shapes import model_shape
 from prosparse.records.codec import encode
 from prosparse.records.files import whole_folder
+from prosparse.runtime.compiled import can_compile
 
 CPU = torch.device("cpu")
 PROMPT = "The history of the city begins with a small village at the mouth of the river,"
@@ -158,9 +158,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     reason = race_llamacpp.why_not()
     absent = [reason] if reason else []
-    compiled = not options.no_compile and shutil.which("g++") is not None
+    compiled = not options.no_compile and can_compile(CPU)
     if not compiled:
-        absent.append("Nothing is compiled: there is no g++, or --no-compile was given.")
+        absent.append("Nothing is compiled: there is no C++ compiler, or --no-compile was given.")
     if why_no_library():
         absent.append(str(why_no_library()))
 

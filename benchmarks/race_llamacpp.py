@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,7 @@ def llama_decode(path: Path, max_length: int, num_threads: int) -> Iterator[Deco
     """Open a file; yield a greedy decode of it, on the CPU."""
     import llama_cpp as c
 
-    quiet = c.llama_log_callback(lambda level, text, data: None)
-    c.llama_log_set(quiet, ctypes.c_void_p())
-    c.llama_backend_init()
+    _start()
     loading = c.llama_model_default_params()
     loading.n_gpu_layers = 0
     model = c.llama_model_load_from_file(str(path).encode(), loading)
@@ -106,6 +105,17 @@ def llama_decode(path: Path, max_length: int, num_threads: int) -> Iterator[Deco
     finally:
         c.llama_free(context)
         c.llama_model_free(model)
+
+
+@functools.cache
+def _start() -> object:
+    """Start llama.cpp and silence it; what is returned must live as long as the process."""
+    import llama_cpp as c
+
+    silent = c.llama_log_callback(lambda level, text, data: None)
+    c.llama_log_set(silent, ctypes.c_void_p())
+    c.llama_backend_init()
+    return silent
 
 
 def _decode(c: Any, model: Any, context: Any) -> Decode:

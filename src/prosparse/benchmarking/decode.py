@@ -74,10 +74,10 @@ def bench_decode(
         tokens: New tokens, >= 2; the end-of-text token does not end them.
         dtype: `bfloat16`, `float16` or `float32`; None is the checkpoint's own, and bfloat16 for
             random weights.
-        weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 and bfloat16 the
-            projections of attention too, by PyTorch's own int4 layer. Of a `model`, FFN projections
+        weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 on a
+            GPU the projections of attention too, by PyTorch's own int4 layer for bfloat16. Of a `model`, FFN projections
             that the prompt shows not to bear it stay in more (`plan_bits`).
-        compiled: Also run what torch.compile makes; on a GPU only.
+        compiled: Also run what torch.compile makes; on a CPU minutes, and only with a C++ compiler.
         quick: At most 16 tokens, one timed run.
         device: `auto`, `cpu`, `cuda`, ...
         seed: Of weights and tokens.
@@ -189,13 +189,14 @@ def _read_prompt(
 
 def _quantize(network: PreTrainedModel, bits: int, calibration: Tensor | None) -> None:
     """Quantize the FFNs, and for tinygemm's 4 bits attention; random weights bear anything."""
-    if bits == 4 and network.dtype != torch.bfloat16:
+    uses_tinygemm = bits == 4 and network.device.type == "cuda"
+    if uses_tinygemm and network.dtype != torch.bfloat16:
         raise UserError(
             f"--weight-bits 4 is compared with PyTorch's int4 layer, which takes bfloat16; found "
             f"{str(network.dtype).removeprefix('torch.')}: give --dtype bfloat16."
         )
     quantize_ffns(network, bits if calibration is None else plan_bits(network, calibration, bits))
-    if bits == 4:
+    if uses_tinygemm:
         quantize_attention(network)
 
 
