@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from race_llamacpp import llama_decode, write_gguf
+from race_llamacpp import can_repack, llama_decode, write_gguf
 from torch import Tensor
 
 import prosparse as ps
@@ -94,13 +94,16 @@ def _stock(model: PreTrainedModel, course: Course, stack: ExitStack) -> list[Ent
 def _llamacpp(
     model: PreTrainedModel, kind: str, bits: int, course: Course, stack: ExitStack
 ) -> Entrant:
-    decodes, mb = [], 0.0
+    decodes, mb, repacked, threads = [], 0.0, True, torch.get_num_threads()
     for with_ffns in (False, True):
         path = course.folder / f"{kind}-{'whole' if with_ffns else 'no-ffn'}.gguf"
         mb = write_gguf(cast("LlamaForCausalLM", model), path, kind, with_ffns=with_ffns)
-        threads = torch.get_num_threads()
-        decodes.append(stack.enter_context(llama_decode(path, course.max_length, threads)))
-    return Entrant(f"llama.cpp {kind}", bits, decodes[1], mb, decodes[0])
+        repacked = repacked and can_repack(path, threads)
+        decodes.append(
+            stack.enter_context(llama_decode(path, course.max_length, threads, repacked))
+        )
+    name = f"llama.cpp {kind}" + ("" if repacked else ", not repacked (it crashes here)")
+    return Entrant(name, bits, decodes[1], mb, decodes[0])
 
 
 def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -> list[Entrant]:

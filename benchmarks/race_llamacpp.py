@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,13 +87,23 @@ def write_gguf(model: LlamaForCausalLM, path: Path, kind: str, *, with_ffns: boo
 
 
 @contextlib.contextmanager
-def llama_decode(path: Path, max_length: int, num_threads: int) -> Iterator[Decode]:
-    """Open a file; yield a greedy decode of it, on the CPU."""
+def llama_decode(
+    path: Path, max_length: int, num_threads: int, repacked: bool = True
+) -> Iterator[Decode]:
+    """Open a file; yield a greedy decode of it, on the CPU.
+
+    Args:
+        path: A GGUF file.
+        max_length: Room for prompt and new tokens together.
+        num_threads: Of llama.cpp.
+        repacked: Let llama.cpp lay quantized weights out anew for this CPU; see `can_repack`.
+    """
     import llama_cpp as c
 
     _start()
     loading = c.llama_model_default_params()
     loading.n_gpu_layers = 0
+    loading.use_extra_bufts = repacked
     model = c.llama_model_load_from_file(str(path).encode(), loading)
     if not model:
         raise RuntimeError(f"llama.cpp does not load {path.name}")
@@ -105,6 +116,22 @@ def llama_decode(path: Path, max_length: int, num_threads: int) -> Iterator[Deco
     finally:
         c.llama_free(context)
         c.llama_model_free(model)
+
+
+def can_repack(path: Path, num_threads: int) -> bool:
+    """Return whether llama.cpp runs a file with its weights repacked: tried in another process.
+
+    Where a virtual machine announces AMX and does not grant it, that ends with a segmentation fault.
+    """
+    trial = multiprocessing.get_context("spawn").Process(target=_try, args=(path, num_threads))
+    trial.start()
+    trial.join()
+    return trial.exitcode == 0
+
+
+def _try(path: Path, num_threads: int) -> None:
+    with llama_decode(path, 8, num_threads) as decode:
+        decode(torch.tensor([[1, 2, 3]]), 3)
 
 
 @functools.cache
