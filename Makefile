@@ -46,6 +46,8 @@ $(VENV)/.browser: $(VENV)/.dev
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo_data.py demo
 	@$(BIN)/prosparse sparsify recipes/demo.yaml --resume
+	@$(BIN)/prosparse bench decode demo/run/model --data demo/prose.valid.jsonl --tokens 64 \
+	  --device cpu --no-compile --out demo/decode --overwrite
 
 clean-demo:
 	rm -rf demo

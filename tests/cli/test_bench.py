@@ -89,7 +89,7 @@ def test_decode_of_a_checkpoint_says_what_sparsity_buys(prosparse, relu_checkpoi
     out = tmp_path / "out"
     result = prosparse(
         "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
-        "--quick", "--out", out,
+        "--quick", "--no-compile", "--out", out,
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "Sparsity buys " in result.out
@@ -105,7 +105,7 @@ def test_a_decode_that_is_not_exact_ends_with_code_1(prosparse, relu_checkpoint,
     with use_backend("reference"):
         result = prosparse(
             "bench", "decode", relu_checkpoint, "--prompt", "def", "--tokens", 4, "--device", "cpu",
-            "--quick",
+            "--quick", "--no-compile",
         )  # fmt: skip
     assert result.code == 1
     assert "\nNOT exact (sparse): 4 tokens" in result.out

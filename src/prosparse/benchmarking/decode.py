@@ -67,7 +67,8 @@ def bench_decode(
 
     Args:
         model: Folder, GGUF file or hub id of a ReLU model; None makes one with random weights.
-        shape: Of random weights: `llama2-7b`, `llama2-13b`, `minicpm-1b` or `smollm2-135m`.
+        shape: Of random weights: `llama2-7b`, `llama2-13b`, `minicpm-1b`, `smollm2-1.7b` or
+            `smollm2-135m`.
         num_layers: Of random weights: fewer layers than the shape has.
         sparsity: Of random weights: share of inactive neurons, set by a threshold in each layer.
         prompt: Of a `model`: text to go on from.
@@ -75,10 +76,10 @@ def bench_decode(
         tokens: New tokens, >= 2; the end-of-text token does not end them.
         dtype: `bfloat16`, `float16` or `float32`; None is the checkpoint's own, and bfloat16 for
             random weights.
-        weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 and bfloat16 the
-            projections of attention too, by PyTorch's own int4 layer. Of a `model`, FFN projections
-            that the prompt shows not to bear it stay in more.
-        compiled: Also run what torch.compile makes; on a GPU only.
+        weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 on a
+            GPU the projections of attention too, by PyTorch's own int4 layer for bfloat16. Of a
+            `model`, FFN projections that the prompt shows not to bear it stay in more.
+        compiled: Also run what torch.compile makes; on a CPU minutes, and only with a C++ compiler.
         quick: At most 16 tokens, one timed run.
         device: `auto`, `cpu`, `cuda`, ...
         seed: Of weights and tokens.
@@ -190,7 +191,8 @@ def _read_prompt(
 
 def _quantize(network: PreTrainedModel, bits: int, calibration: Tensor | None) -> None:
     """Quantize the FFNs, and for tinygemm's 4 bits attention; random weights bear anything."""
-    if bits == 4 and network.dtype != torch.bfloat16:
+    uses_tinygemm = bits == 4 and network.device.type == "cuda"
+    if uses_tinygemm and network.dtype != torch.bfloat16:
         raise UserError(
             f"--weight-bits 4 is compared with PyTorch's int4 layer, which takes bfloat16; found "
             f"{str(network.dtype).removeprefix('torch.')}: give --dtype bfloat16."
@@ -202,7 +204,7 @@ def _quantize(network: PreTrainedModel, bits: int, calibration: Tensor | None) -
         budget = math.log1p(budget_for(bits, None))
         plan = decide(network, calibration, bits, budget, False, among=ffn_places(network))
         quantize_ffns(network, held_only(plan))
-    if bits == 4:
+    if uses_tinygemm:
         quantize_attention(network)
 
 

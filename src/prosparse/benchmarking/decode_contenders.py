@@ -17,15 +17,18 @@ import torch
 from prosparse.benchmarking.decode_model import Traffic
 from prosparse.benchmarking.decode_runs import Decode, loop_decode, stock_decode
 from prosparse.benchmarking.tinygemm import dense_int4_ffns
+from prosparse.kernels.backend import choose_backend
 from prosparse.runtime import few_tokens
 from prosparse.runtime.accelerate import accelerate
+from prosparse.runtime.compiled import can_compile
 from prosparse.runtime.decode import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# The loop captures its own graph.
-COMPILE_MODE = "max-autotune-no-cudagraphs"
+# The loop captures its own graph. On a CPU Inductor's own products lose to our rows: nothing to tune.
+COMPILE_MODES = {"cuda": "max-autotune-no-cudagraphs", "cpu": "default"}
+STOCK_COMPILE_MODES = {"cuda": "reduce-overhead", "cpu": "default"}
 
 Setup = Callable[["PreTrainedModel", int], AbstractContextManager[Decode]]
 """From a model and the longest text, in tokens, to a decode that works inside the block."""
@@ -54,16 +57,18 @@ def decode_contenders(
     """Return all that can take part on a device, dense ones first.
 
     Args:
-        device: On a CPU nothing is compiled or captured.
-        compiled: Also those made by torch.compile.
+        device: On a CPU nothing is captured, and nothing screened: its kernels read the gate as it is.
+        compiled: Also those made by torch.compile; on a CPU where it finds a C++ compiler.
         weight_bits: Of quantized FFNs: there is nothing to screen then, and their dense baseline is
-            PyTorch's own int4 layer; it has none for 8 bits.
+            PyTorch's own int4 layer on a GPU; there is none for 8 bits, nor on a CPU.
     """
-    compiled = compiled and device.type == "cuda"
+    on_gpu = device.type == "cuda"
+    compiled = compiled and can_compile(device)
+    stock_mode = STOCK_COMPILE_MODES.get(device.type, "default")
     found = [
         DecodeContender("transformers generate", _stock(None), _dense_mb, True, True),
         DecodeContender(
-            "transformers generate, compiled", _stock("reduce-overhead"), _dense_mb,
+            "transformers generate, compiled", _stock(stock_mode), _dense_mb,
             True, True, is_compiled=True,
         ),
         DecodeContender("dense, our loop", own_loop(False), _dense_mb, True, is_own_loop=not compiled),
@@ -87,12 +92,14 @@ def decode_contenders(
             "screened, our loop, compiled", _sparse(True, True), Traffic.screened, is_compiled=True
         ),
     ]  # fmt: skip
-    if device.type != "cuda":
-        found = [c for c in found if "rows" not in c.name]
+    if not on_gpu:
+        found = [c for c in found if "screened" not in c.name]
+        if choose_backend(device) != "cpu":
+            found = [c for c in found if "rows" not in c.name]
     if weight_bits is not None:
         # A dense product of dequantized weights is what prompts use, and no baseline for decoding.
         found = [c for c in found if not c.is_dense and "screened" not in c.name]
-    if weight_bits == 4:
+    if weight_bits == 4 and on_gpu:
         found = [
             DecodeContender(
                 "dense int4, our loop", _tinygemm(False), _dense_mb, True, is_own_judge=True
@@ -115,7 +122,7 @@ def own_loop(compiled: bool, keeps_shared_inputs: bool | None = None) -> Setup:
             Decoder(
                 model,
                 max_length=max_length,
-                compile=COMPILE_MODE if compiled else None,
+                compile=COMPILE_MODES.get(model.device.type, "default") if compiled else None,
                 graph=model.device.type == "cuda",
                 keeps_shared_inputs=keeps_shared_inputs,
             )

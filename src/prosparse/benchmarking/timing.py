@@ -110,7 +110,7 @@ class Stopwatch:
         if not is_gpu:
             num_bytes = min(num_bytes, int(MEMORY_SHARE_CPU * (free_bytes(device) or 0)))
         # Ones: pages of zeros that were never written are one and the same page on a CPU.
-        self._foreign = torch.ones(num_bytes // 4, dtype=torch.int32, device=device)
+        self._foreign = torch.ones(max(1, num_bytes // 4), dtype=torch.int32, device=device)
 
     def time(self, replay: Runnable) -> Spread:
         """Return the time of one call of a replay."""

@@ -87,7 +87,8 @@ def bench_train_step(
     """Train a model of random weights for some steps, and time them.
 
     Args:
-        shape: `llama2-7b`, `llama2-13b`, `minicpm-1b` or `smollm2-135m`.
+        shape: `llama2-7b`, `llama2-13b`, `minicpm-1b`, `smollm2-1.7b` or
+            `smollm2-135m`.
         num_layers: Fewer than the shape has; None: all.
         sharding: `none` (DDP) or `full` (FSDP2), as in a recipe.
         context_length: Tokens of a sample, >= 2.

@@ -29,7 +29,7 @@ def ops(
         list[str] | None,
         typer.Option(
             metavar="NAME|DxF",
-            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-135m, or d_model x d_ff; repeatable.",
+            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-1.7b, smollm2-135m, or DxF; repeatable.",
         ),
     ] = None,
     sparsity: Annotated[
@@ -168,7 +168,7 @@ def train(
         str,
         typer.Option(
             metavar="NAME|DxF",
-            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-135m, or d_model x d_ff.",
+            help="llama2-7b, llama2-13b, minicpm-1b, smollm2-1.7b, smollm2-135m, or DxF.",
         ),
     ] = "llama2-7b",
     tokens: Annotated[int, typer.Option(help="In one forward and backward pass.")] = 16384,
@@ -209,7 +209,7 @@ def train(
 
 def train_step(
     shape: Annotated[
-        str, typer.Option(help="llama2-7b, llama2-13b, minicpm-1b or smollm2-135m.")
+        str, typer.Option(help="llama2-7b, llama2-13b, minicpm-1b, smollm2-1.7b or smollm2-135m.")
     ] = "llama2-7b",
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has.")] = None,
     sharding: Annotated[str, typer.Option(metavar="none|full", help="As in a recipe.")] = "full",

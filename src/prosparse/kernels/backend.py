@@ -33,7 +33,7 @@ def choose_backend(device: torch.device) -> Backend:
     """Return the fastest backend that runs on a device, or the one `use_backend` asks for."""
     if _forced:
         return _forced[-1]
-    return next(backend for backend in BACKENDS if why_not(backend, device) is None)
+    return _fastest(device)
 
 
 def implementation(device: torch.device) -> ModuleType:
@@ -86,6 +86,11 @@ def use_backend(backend: Backend) -> Iterator[None]:
         yield
     finally:
         _forced.pop()
+
+
+@functools.cache
+def _fastest(device: torch.device) -> Backend:
+    return next(backend for backend in BACKENDS if why_not(backend, device) is None)
 
 
 @functools.cache

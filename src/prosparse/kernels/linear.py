@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import check_biases, check_tokens
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.registration import operator
 
 __all__ = ["MAX_TOGETHER", "linear", "linears", "quantized_linear"]
 
@@ -81,7 +81,11 @@ def quantized_linear(
     return _quantized_linear(x, values, scales, bias, weights_ready)
 
 
-@torch.library.custom_op("prosparse::quantized_linear", mutates_args=())
+def _quantized_output(x: Tensor, values: Tensor, *_arguments: object) -> Tensor:
+    return x.new_empty(x.shape[0], values.shape[0])
+
+
+@operator(_quantized_output)
 def _quantized_linear(
     x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None, weights_ready: bool
 ) -> Tensor:
@@ -95,14 +99,11 @@ def _quantized_linear(
     return backend.gate_up(x.contiguous(), projection, **ready)
 
 
-@_quantized_linear.register_fake
-def _(
-    x: Tensor, values: Tensor, _scales: Tensor, _bias: Tensor | None, _weights_ready: bool
-) -> Tensor:
-    return x.new_empty(x.shape[0], values.shape[0])
+def _outputs(x: Tensor, weights: Sequence[Tensor], *_arguments: object) -> list[Tensor]:
+    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]
 
 
-@torch.library.custom_op("prosparse::linears", mutates_args=())
+@operator(_outputs)
 def _linears(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -118,10 +119,3 @@ def _linears(
     if choose_backend(x.device) == "cuda":
         return backend.linears(x, projections, weights_ready)
     return [backend.gate_up(x, projection) for projection in projections]
-
-
-@_linears.register_fake
-def _(
-    x: Tensor, weights: Sequence[Tensor], _biases: Sequence[Tensor | None], _weights_ready: bool
-) -> list[Tensor]:
-    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]

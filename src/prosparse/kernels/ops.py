@@ -19,6 +19,7 @@ from prosparse.kernels.checks import (
     checked_residual,
 )
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.registration import operator
 from prosparse.kernels.screen import Screen
 from prosparse.kernels.steps import sparse_down, sparse_up
 
@@ -115,7 +116,12 @@ def screened_ffn(
     )
 
 
-@torch.library.custom_op("prosparse::sparse_ffn", mutates_args=())
+def _like_x(x: Tensor, *arguments: object) -> Tensor:
+    float32_output = arguments[-1]
+    return x.new_empty(x.shape, dtype=torch.float32 if float32_output else x.dtype)
+
+
+@operator(_like_x)
 def _sparse_ffn(
     x: Tensor,
     gate_proj: Tensor,
@@ -161,12 +167,7 @@ def _sparse_ffn(
     return run(x.contiguous(), weights, residual, float32_output, weights_ready)
 
 
-@_sparse_ffn.register_fake
-def _(x: Tensor, *_arguments: object) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)
-
-
-@torch.library.custom_op("prosparse::screened_ffn", mutates_args=())
+@operator(_like_x)
 def _screened_ffn(
     x: Tensor,
     gate_proj: Tensor,
@@ -215,8 +216,3 @@ def _screened_ffn(
     return backend.screened_ffn(
         x.contiguous(), weights, screen, residual, float32_output, weights_ready
     )
-
-
-@_screened_ffn.register_fake
-def _(x: Tensor, *_arguments: object) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.float32 if _arguments[-1] else x.dtype)

@@ -7,11 +7,11 @@ faster. T tokens, D = d_model, F = d_ff.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import check_count, check_matrix, check_tokens
+from prosparse.kernels.registration import operator
 
 __all__ = ["sparse_down", "sparse_up"]
 
@@ -63,7 +63,15 @@ def sparse_down(x1: Tensor, down_projT: Tensor, weights_ready: bool = False) -> 
     return _sparse_down(x1, down_projT, weights_ready)
 
 
-@torch.library.custom_op("prosparse::sparse_up", mutates_args=())
+def _like_gate(gate_pre: Tensor, x: Tensor, *_arguments: object) -> Tensor:
+    return x.new_empty(gate_pre.shape)
+
+
+def _tokens_of_width(x1: Tensor, down_projT: Tensor, *_arguments: object) -> Tensor:
+    return x1.new_empty(x1.shape[0], down_projT.shape[1])
+
+
+@operator(_like_gate)
 def _sparse_up(
     gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float, weights_ready: bool = False
 ) -> Tensor:
@@ -77,14 +85,7 @@ def _sparse_up(
     return run(gate_pre.contiguous(), x.contiguous(), up_proj, threshold, **overlap)
 
 
-@_sparse_up.register_fake
-def _(
-    gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float, weights_ready: bool = False
-) -> Tensor:
-    return x.new_empty(gate_pre.shape)
-
-
-@torch.library.custom_op("prosparse::sparse_down", mutates_args=())
+@operator(_tokens_of_width)
 def _sparse_down(x1: Tensor, down_projT: Tensor, weights_ready: bool = False) -> Tensor:
     if x1.dim() != 2 or down_projT.dim() != 2 or x1.shape[1] != len(down_projT):
         raise ValueError(
@@ -95,11 +96,6 @@ def _sparse_down(x1: Tensor, down_projT: Tensor, weights_ready: bool = False) ->
     check_count(len(x1))
     run, overlap = implementation(x1.device).sparse_down, _overlap(x1, weights_ready)
     return run(x1.contiguous(), down_projT, **overlap)
-
-
-@_sparse_down.register_fake
-def _(x1: Tensor, down_projT: Tensor, weights_ready: bool = False) -> Tensor:
-    return x1.new_empty(x1.shape[0], down_projT.shape[1])
 
 
 def _overlap(x: Tensor, weights_ready: bool) -> dict[str, bool]:

@@ -38,6 +38,7 @@ SHAPES = {
         Shape("llama2-7b", 4096, 11008, 32, 32, 32, 32000),
         Shape("llama2-13b", 5120, 13824, 40, 40, 40, 32000),
         Shape("minicpm-1b", 1536, 3840, 52, 24, 8, 73440, has_tied_embeddings=True),
+        Shape("smollm2-1.7b", 2048, 8192, 24, 32, 32, 49152, has_tied_embeddings=True),
         Shape("smollm2-135m", 576, 1536, 30, 9, 3, 49152, has_tied_embeddings=True),
     )
 }

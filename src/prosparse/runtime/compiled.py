@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -11,6 +13,11 @@ import torch
 from prosparse.runtime.together import LaunchTogether
 
 Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def can_compile(device: torch.device) -> bool:
+    """Return whether torch.compile has what it needs: on a CPU, a C++ compiler."""
+    return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def compile_step(

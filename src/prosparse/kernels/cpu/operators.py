@@ -9,6 +9,7 @@ of `down_projT`. x_1 never becomes a tensor unless asked for.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 
 import torch
@@ -91,8 +92,14 @@ def _job(x: Tensor, d_ff: int, threshold: float) -> Job:
         kind=KINDS[x.dtype],
         num_threads=torch.get_num_threads(),
         x=x.data_ptr(),
-        threshold=torch.tensor(threshold, dtype=x.dtype).item() if threshold else 0.0,
+        threshold=_rounded(threshold, x.dtype),
     )
+
+
+@functools.cache
+def _rounded(threshold: float, dtype: torch.dtype) -> float:
+    """Return the threshold as the dtype has it; cached, as a tensor of one number takes microseconds."""
+    return torch.tensor(threshold, dtype=dtype).item()
 
 
 def _matrix(values: Tensor, scales: Tensor | None) -> Matrix:
