@@ -25,7 +25,7 @@ from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decode, endless, loop_decode, stock_decode
 from prosparse.kernels.linear import ALL_PASS
 from prosparse.model.ffn import ffns
-from prosparse.model.quantized import quantize_ffns
+from prosparse.model.quantizing import quantize_ffns
 from prosparse.runtime import few_tokens
 from prosparse.runtime.decode import Decoder
 from prosparse.runtime.sparse_ffn import PATH, SparsePath

@@ -86,7 +86,7 @@ def test_together_they_are_what_each_is_alone(backend, count, T):
 @pytest.mark.parametrize("shape", [(64, 96), (576, 192)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_packed_it_is_the_product_with_what_the_values_stand_for(backend, shape, T, dtype, bits):
-    device = torch.device("cpu" if backend == "reference" else "cuda")
+    device = torch.device("cpu" if backend in ("reference", "cpu") else "cuda")
     x, weight, bias = problem(T, *shape, dtype, device)
     values, scales = quantize(weight, bits, 64)
     rows = dequantize(values, scales).double()

@@ -110,7 +110,7 @@ def _kind_of(value: Any, kinds: list[Any]) -> Any:
     """Return which kind a value is meant as: a list, a word of a Literal, or something else."""
     wanted = {list: tuple, tuple: tuple, str: typing.Literal}.get(type(value))
     others = [kind for kind in kinds if get_origin(kind) not in (tuple, typing.Literal)]
-    return next((kind for kind in kinds if get_origin(kind) is wanted), (others or kinds)[0])
+    return next((kind for kind in kinds if get_origin(kind) is wanted), (others or kinds)[-1])
 
 
 def _decode_scalar(hint: Any, value: Any, source: str, path: str) -> Any:
