@@ -96,7 +96,7 @@ def main() -> None:
             "seconds": times,
             "provenance": encode(made),
         }
-        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / "times.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(
             f"# What measuring costs\n\n{num_tokens:,} tokens of {CONTEXT_LENGTH}, {precision}, "
             f"{made.device}; medians of {options.rounds}.\n\n{table}\n",
