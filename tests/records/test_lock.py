@@ -57,3 +57,12 @@ def test_the_block_may_fail(tmp_path):
     with pytest.raises(UserError, match="mine"), alone(tmp_path / "run", wait=False):
         raise UserError("mine")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(UserError, match="cannot be written"),
+        alone(tmp_path / "file" / "run", wait=False),
+    ):
+        pass

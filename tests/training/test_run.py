@@ -262,3 +262,16 @@ def test_runs_share_tokenized_text(run, recipe_data, tmp_path):
     assert [m.sparsity for m in second.record.milestones] == [
         m.sparsity for m in first.record.milestones
     ]
+
+
+def test_shared_text_is_never_replaced(run, recipe_data, tmp_path):
+    recipe_data["data"]["token_store"] = str(tmp_path / "tokens")
+    run(recipe_data)
+    written = {path: path.read_bytes() for path in (tmp_path / "tokens").rglob("tokens.bin")}
+    for name, component in recipe_data["data"]["components"].items():
+        other = tmp_path / f"other-{name}.jsonl"
+        shutil.copy(component["path"], other)
+        component["path"] = str(other)
+    with pytest.raises(UserError, match="was made from other text .* choose another token_store"):
+        run({**recipe_data, "out": f"{recipe_data['out']}-2"})
+    assert {path: path.read_bytes() for path in written} == written

@@ -119,6 +119,7 @@ def build_mixture(
     seed: int,
     progress: bool = True,
     answers_only: bool = False,
+    is_shared: bool = False,
 ) -> Mixture:
     """Return the training stream of `components`, tokenizing what has not been tokenized yet.
 
@@ -135,6 +136,7 @@ def build_mixture(
         progress: Whether to show progress bars.
         answers_only: Whether to learn answers alone, from whole documents that do not see one
             another; else every token of running text is learned.
+        is_shared: Whether other runs may be reading the token stores.
 
     Raises:
         UserError: There is no component, only some have a weight, or one cannot be read.
@@ -153,7 +155,16 @@ def build_mixture(
         is_local = local_files(component, name) is not None
         max_tokens = None if is_local else needed * context_length
         packed[name] = pack(
-            tokenize(component, name, tokenizer, folder / name, max_tokens, progress, answers_only)
+            tokenize(
+                component,
+                name,
+                tokenizer,
+                folder / name,
+                max_tokens,
+                progress,
+                answers_only,
+                is_shared,
+            )
         )
     if weights is None:
         weights = {name: float(blocks.store.num_tokens) for name, blocks in packed.items()}

@@ -15,16 +15,14 @@ is used as it is, so a run that starts again starts at once.
 from __future__ import annotations
 
 import array
-import hashlib
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from prosparse.data.documents import Document, documents
-from prosparse.data.sources import Source, local_files
+from prosparse.data.fingerprint import fingerprint
 from prosparse.errors import UserError
 from prosparse.records.files import whole_folder
 from prosparse.records.lock import alone
@@ -35,11 +33,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from prosparse.data.sources import Source
+
 TOKENS_NAME = "tokens.bin"
 ANSWERS_NAME = "answers.bin"
 OFFSETS_NAME = "offsets.npy"
 META_NAME = "meta.json"
-STORE_VERSION = 1
 SEPARATOR = "<|endoftext|>"
 BATCH_CHARACTERS = 1_000_000
 """Texts tokenized in one call: enough to keep every core busy, little enough to stay small."""
@@ -96,31 +95,38 @@ def tokenize(
     max_tokens: int | None = None,
     progress: bool = True,
     answers: bool = False,
+    is_shared: bool = False,
 ) -> TokenStore:
     """Return the token store of `source` at `folder`, written now unless it is there already.
 
-    When several processes need the store, let one call this first; the others then find it.
+    Of several processes that need it one writes it; the others wait, and find it.
 
     Args:
         source: The documents.
         name: The data component's name, for messages and the progress bar.
         tokenizer: Any transformers tokenizer; fast ones are many times faster.
-        folder: Where the store is, or will be. A store made from anything else is replaced.
+        folder: Where the store is, or will be. A store made from anything else is replaced, unless
+            it is shared.
         max_tokens: Stop after the document that reaches this many tokens; None takes all.
         progress: Whether to show a progress bar.
         answers: Whether to write down which tokens are an answer's; the source must tell.
+        is_shared: Whether other runs may be reading the store.
 
     Raises:
         UserError: The source cannot be read or holds no text, `folder` is something else than a
-            token store, or the tokenizer has no separator.
+            token store or a shared one of other text, or the tokenizer has no separator.
     """
-    fingerprint = _fingerprint(source, name, tokenizer, max_tokens, answers)
-    with alone(folder, wait=True):  # runs that share it: one writes, the others find it
-        if _is_store(folder):
-            store = TokenStore(folder)
-            if store.meta["fingerprint"] == fingerprint:
-                return store
-        _write_store(source, name, tokenizer, folder, max_tokens, progress, answers, fingerprint)
+    made_from = fingerprint(source, name, tokenizer, separator_id(tokenizer), max_tokens, answers)
+    if _is_store_of(folder, made_from):
+        return TokenStore(folder)
+    with alone(folder, wait=True):
+        if not _is_store_of(folder, made_from):
+            if is_shared and _is_store(folder):
+                raise UserError(
+                    f"The token store {folder} was made from other text or with another tokenizer, and "
+                    "other runs may be reading it: choose another token_store."
+                )
+            _write_store(source, name, tokenizer, folder, max_tokens, progress, answers, made_from)
     return TokenStore(folder)
 
 
@@ -132,10 +138,10 @@ def _write_store(
     max_tokens: int | None,
     progress: bool,
     answers: bool,
-    fingerprint: dict[str, Any],
+    made_from: dict[str, Any],
 ) -> None:
     dtype = np.dtype(f"<u{bytes_per_token(len(tokenizer))}")
-    meta = {"dtype": dtype.str, "fingerprint": fingerprint}
+    meta = {"dtype": dtype.str, "fingerprint": made_from}
     bar = tqdm(
         desc=f"tokenizing {name}",
         total=max_tokens,
@@ -266,36 +272,5 @@ def _is_store(folder: Path) -> bool:
     return (folder / TOKENS_NAME).is_file()
 
 
-def _fingerprint(
-    source: Source,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int | None,
-    answers: bool,
-) -> dict[str, Any]:
-    """Return everything that decides what a store holds, as JSON data."""
-    is_chat = source.messages_field is not None
-    files = local_files(source, name) or []
-    stats = [(str(file), file.stat()) for file in files]
-    return {
-        "version": STORE_VERSION,
-        # Only the fields of Source: a component's weight changes no token.
-        "source": {field.name: getattr(source, field.name) for field in fields(Source)},
-        "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-        "tokenizer": _tokenizer_hash(tokenizer),
-        "separator": separator_id(tokenizer),
-        "max_tokens": max_tokens,
-        "answers": answers,
-        "chat_template": tokenizer.chat_template if is_chat else None,
-    }
-
-
-def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        described: Any = [type(tokenizer).__name__, tokenizer.get_vocab()]
-    else:
-        described = json.loads(backend.to_str())
-        # Left over from the last call of the tokenizer; our own calls set them again.
-        del described["truncation"], described["padding"]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+def _is_store_of(folder: Path, made_from: dict[str, Any]) -> bool:
+    return _is_store(folder) and TokenStore(folder).meta["fingerprint"] == made_from

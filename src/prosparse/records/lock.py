@@ -27,17 +27,19 @@ def alone(folder: Path, *, wait: bool) -> Iterator[None]:
         wait: Wait for a process that works on it, or raise.
 
     Raises:
-        UserError: Another process works on it, and `wait` is false.
+        UserError: Another process works on it and `wait` is false, or nothing can be written there.
     """
     path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UserError(
             f"Another process is working on {folder} right now; wait for it or choose another 'out'."
         ) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from None
     try:
         yield
     finally:

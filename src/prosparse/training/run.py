@@ -190,6 +190,7 @@ def _training_data(
         recipe.training.seed,
         progress,
         answers_only=recipe.data.loss == "answers",
+        is_shared=recipe.data.token_store is not None,
     )
 
 
