@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("cuda.bindings.nvrtc")
 
 from prosparse.kernels.cuda import compiler, programs
-from prosparse.kernels.cuda.programs import Shape
+from prosparse.kernels.cuda.shape import Shape
 
 ARCHITECTURES = {(8, 0): 163, (8, 9): 99, (9, 0): 227}  # KiB of shared memory for one block
 NAMED = [(4096, 11008), (5120, 13824), (1536, 3840), (576, 1536)]

@@ -21,8 +21,9 @@ from prosparse.benchmarking.machine import read_clocks
 from prosparse.benchmarking.plan import Case, choose_backends, count_copies, plan_cases
 from prosparse.benchmarking.reference import error_bounds, relative_error
 from prosparse.benchmarking.timing import (
-    CACHE_SWEEPS,
-    CACHE_SWEEPS_CPU,
+    COMPILATIONS,
+    METHOD,
+    METHOD_CPU,
     Repeats,
     Replay,
     Spread,
@@ -40,19 +41,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 QUICK = Repeats(warmup=2, timed=9)
-COMPILATIONS = 3
-METHOD = (
-    "One CUDA graph holds one call for each copy of the weights; before every replay a buffer of "
-    f"{CACHE_SWEEPS} times the L2 cache is read, so weights come from memory. A time is that of a "
-    "replay between two events over the number of copies. As inside a model, a kernel may be launched "
-    "while the one before it ends (programmatic dependent launch), the sparse operators' and those of "
-    f"torch.compile alike; what is compiled is compiled {COMPILATIONS} times, and the fastest counts."
-)
-METHOD_CPU = (
-    "A wall clock around a loop with one call for each copy of the weights, over their number; "
-    f"before every loop a buffer of {CACHE_SWEEPS_CPU} times the last cache is read, where Linux tells its "
-    "size and memory allows, so weights come from memory."
-)
 
 LOG = logging.getLogger(__name__)
 

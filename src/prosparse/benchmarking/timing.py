@@ -25,6 +25,19 @@ Call = Callable[[], Tensor]
 CACHE_SWEEPS = 4  # the foreign buffer is this many caches long
 CACHE_SWEEPS_CPU = 2  # whose last caches are large, and slow to sweep
 MEMORY_SHARE_CPU = 0.25  # of what is free, at most
+COMPILATIONS = 3
+METHOD = (
+    "One CUDA graph holds one call for each copy of the weights; before every replay a buffer of "
+    f"{CACHE_SWEEPS} times the L2 cache is read, so weights come from memory. A time is that of a "
+    "replay between two events over the number of copies. As inside a model, a kernel may be launched "
+    "while the one before it ends (programmatic dependent launch), the sparse operators' and those of "
+    f"torch.compile alike; what is compiled is compiled {COMPILATIONS} times, and the fastest counts."
+)
+METHOD_CPU = (
+    "A wall clock around a loop with one call for each copy of the weights, over their number; "
+    f"before every loop a buffer of {CACHE_SWEEPS_CPU} times the last cache is read, where Linux tells its "
+    "size and memory allows, so weights come from memory."
+)
 
 
 @dataclass(frozen=True, slots=True)

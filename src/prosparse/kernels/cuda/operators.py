@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from prosparse.kernels.cuda import programs
 from prosparse.kernels.cuda.launcher import architecture, launch
-from prosparse.kernels.cuda.programs import Shape, weight_format
+from prosparse.kernels.cuda.shape import Shape, weight_format
 from prosparse.kernels.ffn_weights import FFNWeights
 from prosparse.kernels.linear import MAX_TOGETHER
 from prosparse.kernels.screen import Screen, certain_below
