@@ -44,6 +44,16 @@ def test_it_is_the_kullback_leibler_divergence_and_its_gradient(
     assert not gradient[~learned_T].any()
 
 
+def test_compiled_it_is_the_same(monkeypatch):
+    monkeypatch.setattr(distillation, "CHUNK", 16)
+    student, teacher = logits(0).requires_grad_(), logits(1, torch.bfloat16)
+    learned_T = torch.arange(37) % 3 != 0
+    plain, compiled = (divergence(student, teacher, learned_T, 2.5, way) for way in (False, True))
+    torch.testing.assert_close(compiled, plain)
+    gradients = [torch.autograd.grad(0.7 * of, student)[0] for of in (plain, compiled)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
 def test_nothing_as_large_as_the_logits_is_made_in_float32(monkeypatch):
     """Of what the operations of both passes return, only the gradient has the logits' size."""
     monkeypatch.setattr(distillation, "CHUNK", 4)
