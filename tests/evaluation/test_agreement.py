@@ -36,7 +36,9 @@ def stock(model_folder, data_dir):
 
 @pytest.fixture(scope="module")
 def ours(model_folder, data_dir, tmp_path_factory):
-    loaded, missing = _load_tasks(choose_tasks("paper", None), "paper", data_dir, True, is_named=False)
+    loaded, missing = _load_tasks(
+        choose_tasks("paper", None), "paper", data_dir, True, is_named=False
+    )
     assert missing == []
     import torch
 

@@ -9,6 +9,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
+from prosparse.runtime.decodable import cache_name
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -43,11 +45,11 @@ class AnsweringModel(HFLM):
         """Return logits [batch, sequence, vocab]; in passes of at most `max_tokens`, with a cache."""
         if self._max_tokens is None:
             return super()._model_call(inps, attn_mask, labels)
-        logits, cache = [], None
+        logits, cache, name = [], None, cache_name(self.model)
         with torch.no_grad():
             for piece in inps.split(self._max_tokens // inps.shape[0], dim=1):
-                out = self.model(piece, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = self.model(piece, use_cache=True, **{name: cache})
+                cache = getattr(out, name)
                 logits.append(out.logits)
         return torch.cat(logits, dim=1)
 
