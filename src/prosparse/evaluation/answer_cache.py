@@ -39,7 +39,8 @@ class AnswerFile:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    self._chunks[entry.pop("requests")] = Chunk(**entry)
+                    key = entry.pop("requests")
+                    self._chunks[key] = Chunk(**entry)
                 except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
                     continue
 
