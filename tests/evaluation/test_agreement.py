@@ -3,12 +3,13 @@
 
 import lm_eval
 import pytest
+import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import prosparse as ps
 from prosparse.evaluation.one_model import Circumstances, answer_all
-from prosparse.evaluation.run import _load_tasks
+from prosparse.evaluation.preparation import load_tasks
 from prosparse.evaluation.suite import TASKS_FOLDER, choose_tasks, load_suite
 
 TASKS = [task.name for task in load_suite().tasks]
@@ -36,12 +37,10 @@ def stock(model_folder, data_dir):
 
 @pytest.fixture(scope="module")
 def ours(model_folder, data_dir, tmp_path_factory):
-    loaded, missing = _load_tasks(
+    loaded, missing = load_tasks(
         choose_tasks("paper", None), "paper", data_dir, True, is_named=False
     )
     assert missing == []
-    import torch
-
     how = Circumstances(
         device=torch.device("cpu"), dtype="float32", batch_size=1, is_chat=False, suite="paper",
         source=str(data_dir), cache=tmp_path_factory.mktemp("cache"), average_what_is_there=False,

@@ -14,6 +14,7 @@ import prosparse as ps
 from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import AnswerFile
 from prosparse.evaluation.answering import AnsweringModel
+from prosparse.evaluation.preparation import short_names
 from prosparse.model.checkpoint import load
 from prosparse.records.files import read_record
 from tests.conftest import byte_tokenizer, tiny_llama
@@ -60,10 +61,7 @@ def test_every_item_can_be_recounted(evaluate, model_folder, tmp_path):
     assert read_record(tmp_path / "out") == record
 
 
-def test_the_sample_is_small_fixed_and_named(evaluate, model_folder, monkeypatch):
-    from prosparse.evaluation import run
-
-    monkeypatch.setattr(run, "_names", lambda paths, backends: {(str(paths[0]), "dense"): "m"})
+def test_the_sample_is_small_fixed_and_named(evaluate, model_folder):
     record = evaluate(model_folder, suite="quick", tasks=["wikitext2"])
     assert record.suite == "quick"
     assert record.models[0].tasks[0].num_items == 3
@@ -105,7 +103,7 @@ def test_a_machine_that_cannot_confine_says_so_first(evaluate, model_folder, mon
     def refuse():
         raise UserError("no confinement")
 
-    monkeypatch.setattr("prosparse.evaluation.run.check_confinement", refuse)
+    monkeypatch.setattr("prosparse.evaluation.preparation.check_confinement", refuse)
     with pytest.raises(UserError, match="no confinement"):
         evaluate(model_folder, tasks=["humaneval"], allow_code_execution=True)
 
@@ -231,6 +229,16 @@ def test_models_of_one_name_get_longer_names(evaluate, model_folder, tmp_path):
         byte_tokenizer().save_pretrained(tmp_path / run / "model")
     record = evaluate([tmp_path / "a/model", tmp_path / "b/model"], tasks=["copa"])
     assert [scores.name for scores in record.models] == ["a/model", "b/model"]
+
+
+def test_names_differ_even_where_paths_hardly_do():
+    assert short_names(["a/b", "/a/b"], ["dense"]) == {
+        ("a/b", "dense"): "a/b",
+        ("/a/b", "dense"): "/a/b",
+    }
+    assert short_names(["model", "x/model"], ["dense", "sparse"])["x/model", "sparse"] == (
+        "x/model (sparse)"
+    )
 
 
 def test_sparsity_is_that_of_the_text_of_each_task(evaluate, model_folder):

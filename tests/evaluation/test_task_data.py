@@ -120,7 +120,7 @@ def test_a_hub_out_of_reach_says_that_local_copies_do(monkeypatch):
 
 def test_a_missing_field_is_named(tmp_path):
     (tmp_path / "piqa.jsonl").write_text(json.dumps({"id": 1, "choices": ["a", "b"], "label": 0}))
-    with pytest.raises(MissingData, match="piqa lacks .*goal"):
+    with pytest.raises(MissingData, match=r"piqa\.jsonl.* line 1, lacks the field 'goal'"):
         load_task(task("piqa"), str(tmp_path), None)
 
 

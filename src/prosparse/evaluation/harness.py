@@ -13,7 +13,6 @@ import numpy as np
 from lm_eval.tasks import TaskManager
 
 from prosparse.evaluation.suite import TASKS_FOLDER
-from prosparse.evaluation.task_data import MissingData
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +47,7 @@ def load_task(task: SuiteTask, data_dir: str | None, num_items: int | None) -> C
         manager = TaskManager(
             include_path=str(TASKS_FOLDER), include_defaults=False, metadata=where
         )
-        try:
-            return manager.load([task.name])["tasks"][task.name]
-        except KeyError as error:  # a field that its layout has and an item lacks
-            raise MissingData(f"An item of {task.name} lacks the field {error}.") from None
+        return manager.load([task.name])["tasks"][task.name]
 
 
 def answer_task(task: SuiteTask, loaded: ConfigurableTask, model: LM, is_chat: bool) -> list[Item]:

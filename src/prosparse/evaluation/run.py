@@ -7,25 +7,24 @@ import json
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import default_cache
-from prosparse.evaluation.backends import check_backends
-from prosparse.evaluation.model_card import check_cards, write_cards
+from prosparse.evaluation.model_card import write_cards
 from prosparse.evaluation.paired import changed_answers, differences
-from prosparse.evaluation.sandbox import check_confinement
-from prosparse.evaluation.suite import SuiteTask, choose_tasks, load_suite
-from prosparse.evaluation.task_data import MissingData
-from prosparse.model.checkpoint import load_tokenizer
+from prosparse.evaluation.preparation import (
+    check_options,
+    check_tokenizer,
+    load_tasks,
+    short_names,
+)
+from prosparse.evaluation.suite import choose_tasks, load_suite
 from prosparse.model.device import choose_device, forward_precision, provenance
-from prosparse.records.evaluation import EvaluationRecord, MissingTask
+from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from lm_eval.api.task import ConfigurableTask
 
     from prosparse.evaluation.one_model import Answered
     from prosparse.records.evaluation import TaskScore
@@ -93,15 +92,15 @@ def evaluate(
     backends = [backend] if isinstance(backend, str) else list(backend)
     if out is not None:
         refuse_existing(Path(out), overwrite)
-    _check(paths, backends, batch_size, card)
+    check_options(paths, backends, batch_size, card)
     where = choose_device(device)
     dtype = forward_precision(precision, where)
     chosen = choose_tasks(suite, tasks)
-    loaded, missing = _load_tasks(
+    loaded, missing = load_tasks(
         chosen, suite, data_dir, allow_code_execution, is_named=tasks is not None
     )
     for path in paths:
-        _check_tokenizer(path, chat, trust_remote_code)
+        check_tokenizer(path, chat, trust_remote_code)
 
     from prosparse.evaluation.one_model import Circumstances, answer_all
 
@@ -117,12 +116,9 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         progress=progress,
     )
-    names = _names(paths, backends)
     answered = [
         answer_all(name, path, run_on, loaded, circumstances, on_score)
-        for path in paths
-        for run_on in backends
-        for name in [names[str(path), run_on]]
+        for (path, run_on), name in short_names(paths, backends).items()
     ]
     record = EvaluationRecord(
         model=str(paths[0]),
@@ -149,91 +145,8 @@ def evaluate(
     return record
 
 
-def _check(paths: list[str | Path], backends: list[str], batch_size: int, card: bool) -> None:
-    if not paths:
-        raise UserError("No model was named; give at least one folder, .gguf file or hub id.")
-    if len({str(path) for path in paths}) < len(paths):
-        raise UserError("A model is named twice; name each once.")
-    if len(set(backends)) < len(backends):
-        raise UserError("A backend is named twice; name each once.")
-    check_backends(backends)
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1; found {batch_size}.")
-    if "sparse" in backends and batch_size > 1:
-        raise UserError(
-            f"--batch-size {batch_size} leaves the sparse path, which is for few tokens at once; "
-            "evaluate it with --batch-size 1."
-        )
-    if card:
-        check_cards(paths)
-    try:
-        import lm_eval  # noqa: F401
-        import lm_eval.models.huggingface  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"Benchmarks need lm-eval ({error}): pip install 'prosparse[eval]'."
-        ) from None
-
-
-def _check_tokenizer(path: str | Path, chat: bool, trust_remote_code: bool) -> None:
-    """Raise early what would otherwise come after another model's hours."""
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-    if chat and tokenizer.chat_template is None:
-        raise UserError(f"{path} has no chat template; evaluate it without --chat.")
-
-
-def _load_tasks(
-    chosen: Sequence[SuiteTask],
-    suite: str,
-    data_dir: str | Path | None,
-    allow_code_execution: bool,
-    *,
-    is_named: bool,
-) -> tuple[list[tuple[SuiteTask, ConfigurableTask]], list[MissingTask]]:
-    """Return the tasks that can run, and why others of the paper's cannot."""
-    from prosparse.evaluation.harness import load_task
-
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
-        raise UserError(f"--data-dir {data_dir} is no folder.")
-    if allow_code_execution and any(task.runs_code for task in chosen):
-        check_confinement()
-    loaded, missing = [], []
-    for task in load_suite().tasks:
-        if task not in chosen:
-            missing.append(MissingTask(task.name, "not chosen"))
-        elif task.runs_code and not allow_code_execution:
-            reason = "it runs code that the model wrote: allow it with --allow-code-execution"
-            if is_named:
-                raise UserError(f"{task.name} was not evaluated: {reason}.")
-            missing.append(MissingTask(task.name, reason))
-        else:
-            try:
-                num_items = task.quick if suite == "quick" else None
-                folder = None if data_dir is None else str(data_dir)
-                loaded.append((task, load_task(task, folder, num_items)))
-            except MissingData as error:
-                if is_named:
-                    raise
-                missing.append(MissingTask(task.name, str(error)))
-    if not loaded:
-        raise UserError(f"No task can run; the first: {missing[0].task}: {missing[0].reason}")
-    return loaded, missing
-
-
-def _names(paths: list[str | Path], backends: list[str]) -> dict[tuple[str, str], str]:
-    """Return a short name for each model on each backend, no two alike."""
-    parts = {str(path): [part for part in str(path).split("/") if part] for path in paths}
-    depth = 1
-    while len({tuple(p[-depth:]) for p in parts.values()}) < len(parts):
-        depth += 1
-    return {
-        (path, backend): "/".join(part[-depth:]) + (f" ({backend})" if len(backends) > 1 else "")
-        for path, part in parts.items()
-        for backend in backends
-    }
-
-
-def _compared(answered: Sequence[Answered]) -> dict:
+def _compared(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Return each model's differences to the first, and what backends change in one model."""
     first, *others = answered
     columns = load_suite().columns
     found = [

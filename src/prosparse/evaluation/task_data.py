@@ -20,7 +20,7 @@ from prosparse.data.sources import COMPRESSIONS, Source, rows
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from datasets import DatasetDict
 
@@ -54,11 +54,12 @@ def task_data(
         num_shots: Examples for each item; None takes all there are.
 
     Raises:
-        MissingData: There is no such file, the hub cannot be read, or no examples for an item.
+        MissingData: There is no such file, an item lacks a field, the hub cannot be read, or there are
+            too few examples for an item.
     """
     from datasets import Dataset, DatasetDict
 
-    items = list(_local(data_dir, file) if data_dir is not None else _from_hub(hub))
+    items = list(_from_hub(hub) if data_dir is None else _local(data_dir, file, hub["fields"]))
     if not items:
         raise MissingData(f"{file} has no items.")
     if num_items is not None:
@@ -76,13 +77,16 @@ def sample(items: list[Row], num_items: int) -> list[Row]:
     return [item for item in items if str(item["id"]) in chosen]
 
 
-def _local(data_dir: str, file: str) -> Iterator[Row]:
+def _local(data_dir: str, file: str, fields: Iterable[str] = ()) -> Iterator[Row]:
     folder = Path(data_dir).expanduser()
     candidates = [folder / file, *(folder / f"{file}{suffix}" for suffix in COMPRESSIONS)]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise MissingData(f"There is no {file} (plain, .xz, .zst or .gz) in {data_dir}.")
-    for _, row in rows(Source(path=str(path)), file):
+    for where, row in rows(Source(path=str(path)), file):
+        missing = [field for field in fields if field not in row]
+        if missing:
+            raise MissingData(f"{where} lacks the field '{missing[0]}'.")
         yield row
 
 
