@@ -5,12 +5,19 @@ import pytest
 import torch
 
 from prosparse.kernels.backend import use_backend, why_not
+from prosparse.kernels.cpu.library import why_no_library
 from prosparse.kernels.linear import linear, linears, quantized_linear
 from prosparse.kernels.quantize import dequantize, quantize
 from tests.kernels.cases import DTYPES
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-BACKENDS = ["reference", "cpu", pytest.param("triton", marks=GPU), pytest.param("cuda", marks=GPU)]
+COMPILED = pytest.mark.skipif(why_no_library() is not None, reason="needs the compiled kernels")
+BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=COMPILED),
+    pytest.param("triton", marks=GPU),
+    pytest.param("cuda", marks=GPU),
+]
 SHAPES = ((64, 96), (67, 75), (576, 192), (4096, 1024))  # [D, F]
 EPSILON = {torch.float32: 2**-22, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
