@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from prosparse.records.files import read_record
+from prosparse.reporting import page as _page  # noqa: F401 - it knows all headlines
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.speed_grids import DECODE_HEADER, decode_row, ops_row
+from prosparse.reporting.summary import headline
 from prosparse.reporting.tables import markdown_table
 from prosparse.reporting.training_speed import train_grid
 
@@ -98,6 +100,17 @@ def test_there_are_speed_tables():
 def test_table_is_that_of_its_record(page, kind, folder, shape):
     expected = f"<!-- {kind}: {folder} {shape} -->\n\n{TABLES[kind](folder, shape)}"
     assert expected in page.read_text("utf-8")
+
+
+def test_sentences_under_a_headline_marker_are_those_of_their_records():
+    found = [
+        (page, *match)
+        for page in PAGES
+        for match in re.findall(r"<!-- headline: (\S+) -->\n(.+)", page.read_text("utf-8"))
+    ]
+    assert found
+    for page, folder, sentence in found:
+        assert sentence == headline(read_record(ROOT / folder)), page
 
 
 def test_the_sentences_on_a_whole_decode_are_those_of_its_record():
