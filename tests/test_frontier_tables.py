@@ -45,3 +45,15 @@ def test_our_own_recipe_keeps_what_the_page_says_of_it():
     assert f"{100 * plus.sparsity:.1f} % zeros at {plus.ratio:.3f} times" in PAGE.replace("\n", " ")
     assert f"{plus.ratio / vanilla.ratio:.2f} times that of ReLU alone" in PAGE.replace("\n", " ")
     assert {p.num_tokens for p in (record.control, *record.points)} == {100_663_296}
+
+
+def test_the_readme_says_the_same():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    points = read_record(FOLDER).points
+    paper = next(p for p in points if p.run == "prosparse-8" and p.is_chosen)
+    ours = next(p for p in points if p.run == "prosparse-plus")
+    assert (
+        f"pays {paper.ratio:.3f} times its perplexity for {100 * paper.sparsity:.1f} % zeros"
+        in readme
+    )
+    assert f"{ours.ratio:.3f} times for {100 * ours.sparsity:.1f} %" in readme
