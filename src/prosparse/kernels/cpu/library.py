@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 VARIANT_VARIABLE = "PROSPARSE_CPU"
-"""Environment variable that names a variant to use: portable, avx2, avx512, neon."""
+"""Environment variable that names a variant to use: portable, avx2, avx512, avx512vnni, neon."""
 
 PATH = Path(__file__).with_name(
     "libprosparse_cpu.dylib" if sys.platform == "darwin" else "libprosparse_cpu.so"

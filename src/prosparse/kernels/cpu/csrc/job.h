@@ -38,11 +38,19 @@ struct Job {
   int32_t up_relu;
 };
 
+// x as the whole numbers that some variants multiply quantized rows with.
+struct SplitX {
+  void* spans;    // [T, spans of a token], as the variant lays them out; null where there are none
+  float* scales;  // [T, D / 64]
+  bool is_split[MAX_TOKENS]; // false for a token with infinity or NaN, which is computed in floats
+};
+
 // What one call works in; all of it belongs to the calling thread.
 struct Workspace {
   // [T, stride]: x widened, in the order in which the gate's blocks come, and that of up's; zero
   // beyond D. One and the same where the orders are.
   float *x_of_gate, *x_of_up;
+  SplitX split_of_gate, split_of_up;
   int64_t stride;  // D rounded up to whole blocks
   int32_t* rows;   // [F]: the neurons that some token needs, in order
   float* values;   // [F, T]: act(gate) of those neurons, later x_1, rounded as a tensor would be
@@ -62,6 +70,8 @@ struct Variant {
   void (*down_tile)(const Job&, const Workspace&, int64_t tile);
   // Read memory and do nothing with it; the measure of all others.
   uint64_t (*read)(const void* data, int64_t num_bytes);
+  // Split x for a matrix; null where the variant has no use for it.
+  void (*split_x)(const Job&, const Matrix&, SplitX&);
 };
 
 } // namespace prosparse

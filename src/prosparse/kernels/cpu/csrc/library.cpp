@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Python calls: the choice of a variant, and the steps one after another.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -18,6 +19,9 @@ extern const Variant VARIANT_AVX2;
 #ifdef PROSPARSE_WITH_AVX512
 extern const Variant VARIANT_AVX512;
 #endif
+#ifdef PROSPARSE_WITH_AVX512VNNI
+extern const Variant VARIANT_AVX512VNNI;
+#endif
 #ifdef PROSPARSE_WITH_NEON
 extern const Variant VARIANT_NEON;
 #endif
@@ -34,6 +38,9 @@ int runnable(const Variant** found) {
 #ifdef PROSPARSE_WITH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#ifdef PROSPARSE_WITH_AVX512VNNI
+    if (__builtin_cpu_supports("avx512vnni")) found[count++] = &VARIANT_AVX512VNNI;
+#endif
     found[count++] = &VARIANT_AVX512;
   }
 #endif
@@ -82,8 +89,13 @@ class Buffer {
   size_t size_ = 0;
 };
 
+struct InputBuffers {
+  Buffer widened, spans, scales;
+};
+
 struct Buffers {
-  Buffer x_of_gate, x_of_up, rows, values, counts;
+  InputBuffers x_of_gate, x_of_up;
+  Buffer rows, values, counts;
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -103,13 +115,6 @@ void run_pieces(const Job& job, const Workspace& work, int64_t count) {
     (chosen->*PIECE)(call.job, call.work, item);
   };
   parallel_for(job.num_threads, count, body, &call);
-}
-
-bool have_same_order(int32_t a, int32_t b) {
-  for (int64_t i = 0; i < BLOCK; ++i) {
-    if (place_in_block(a, i) != place_in_block(b, i)) return false;
-  }
-  return true;
 }
 
 // x as float32, in the order in which blocks of a kind come.
@@ -138,6 +143,23 @@ float* widened_x(const Job& job, int64_t stride, int32_t order, Buffer& buffer) 
     widen_x<float>(job, stride, order, out);
   }
   return out;
+}
+
+// x for the products with a matrix: split where the variant does that, and widened for what is left.
+float* prepared_x(const Job& job, int64_t stride, const Matrix& matrix, SplitX& split,
+                  InputBuffers& buffers) {
+  constexpr int64_t GROUP = 64, MOST_SPAN_BYTES = 5 * GROUP; // of one or two groups
+  const bool is_quantized = matrix.kind == INT8 || matrix.kind == INT4;
+  if (chosen->split_x && is_quantized && matrix.group == GROUP && job.kind != FLOAT32) {
+    const int64_t groups = job.tokens * (job.d_model / GROUP);
+    split.spans = buffers.spans.of<int8_t>((groups + job.tokens) * MOST_SPAN_BYTES);
+    split.scales = buffers.scales.of<float>(groups);
+    chosen->split_x(job, matrix, split);
+    if (std::all_of(split.is_split, split.is_split + job.tokens, [](bool done) { return done; })) {
+      return nullptr;
+    }
+  }
+  return widened_x(job, stride, matrix.kind, buffers.widened);
 }
 
 // Bring what the chunks found together, in order.
@@ -190,12 +212,17 @@ void run_steps(const Job& job) {
   work.values = buffers.values.of<float>(job.d_ff * job.tokens);
   work.counts = buffers.counts.of<int32_t>(num_chunks);
   if (job.gate.values) {
-    work.x_of_gate = widened_x(job, work.stride, job.gate.kind, buffers.x_of_gate);
+    work.x_of_gate =
+        prepared_x(job, work.stride, job.gate, work.split_of_gate, buffers.x_of_gate);
   }
   if (job.up.values) {
-    const bool is_same = job.gate.values && have_same_order(job.gate.kind, job.up.kind);
-    work.x_of_up = is_same ? work.x_of_gate
-                           : widened_x(job, work.stride, job.up.kind, buffers.x_of_up);
+    const bool is_same = job.gate.values && job.gate.kind == job.up.kind &&
+                         job.gate.group == job.up.group;
+    if (is_same) {
+      work.x_of_up = work.x_of_gate, work.split_of_up = work.split_of_gate;
+    } else {
+      work.x_of_up = prepared_x(job, work.stride, job.up, work.split_of_up, buffers.x_of_up);
+    }
   }
   run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
   close_gaps(job, work, num_chunks);
