@@ -23,7 +23,7 @@ import prosparse as ps
 from prosparse.benchmarking.decode_model import layer_sparsity, set_thresholds, traffic
 from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decode, endless, loop_decode, stock_decode
-from prosparse.kernels.linear import ALL_PASS
+from prosparse.kernels.projections import ALL_PASS
 from prosparse.model.ffn import ffns
 from prosparse.model.quantized import GROUP_SIZE
 from prosparse.model.quantizing import hold_all, places

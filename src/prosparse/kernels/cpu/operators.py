@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ from torch import Tensor
 from prosparse.kernels import reference
 from prosparse.kernels.cpu.library import Job, Matrix, library
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.projections import checked_projection
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
+MAX_TOGETHER = 8  # projections of one call, as in csrc/job.h
+MOST_PREPARED = 4096
 BLOCK = 32  # values that the kernels unpack at once; a group is whole blocks
 
 
@@ -54,6 +58,30 @@ def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
     return x1
 
 
+def linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Dense projections of one input; see `prosparse.kernels.linear.linears`."""
+    if len(weights) > MAX_TOGETHER:
+        first, rest = slice(MAX_TOGETHER), slice(MAX_TOGETHER, None)
+        found = linears(x, weights[first], scales[first], biases[first])
+        return found + linears(x, weights[rest], scales[rest], biases[rest])
+    jobs = _projections(x, weights, scales, biases)
+    if jobs is None:
+        parts = zip(weights, scales, biases, strict=True)
+        return [reference.gate_up(x, checked_projection(x, *each)) for each in parts]
+    outputs = [x.new_empty(len(x), len(weight)) for weight in weights]
+    address, threads = x.data_ptr(), torch.get_num_threads()
+    for job, y in zip(jobs, outputs, strict=True):
+        job.x, job.x1, job.num_threads = address, y.data_ptr(), threads
+    if library().prosparse_project(jobs, len(jobs)):
+        raise MemoryError("The CPU kernels found no memory for x.")
+    return outputs
+
+
 def sparse_ffn(
     x: Tensor,
     weights: FFNWeights,
@@ -72,6 +100,50 @@ def sparse_ffn(
         job.residual, job.residual_is_float32 = residual.data_ptr(), residual.dtype == torch.float32
     _run(job)
     return y
+
+
+_prepared: dict[tuple, tuple[type[ctypes.Array], bytes] | None] = {}
+"""Jobs of projections by what they are made from: checking and making them takes longer than a small
+projection itself."""
+
+
+def _projections(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> ctypes.Array | None:
+    """Return a job for each projection, but for what changes with each call; None: not for these kernels."""
+    tensors = (*weights, *scales, *biases)
+    key = (x.dtype, x.shape, *map(_identity, tensors))
+    if key not in _prepared:
+        if len(_prepared) >= MOST_PREPARED:
+            _prepared.clear()
+        _prepared[key] = _made(x, weights, scales, biases)
+    found = _prepared[key]
+    return None if found is None else found[0].from_buffer_copy(found[1])
+
+
+def _identity(tensor: Tensor | None) -> tuple | None:
+    """Return all that a job knows of a tensor."""
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _made(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> tuple[type[ctypes.Array], bytes] | None:
+    projections = [
+        checked_projection(x, *parts) for parts in zip(weights, scales, biases, strict=True)
+    ]
+    if not all(map(_has_whole_blocks, projections)):
+        return None
+    kind = Job * len(projections)
+    return kind, bytes(kind(*(_job_of(x, projection) for projection in projections)))
 
 
 def _job_of(x: Tensor, weights: FFNWeights) -> Job:

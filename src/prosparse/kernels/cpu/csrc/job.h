@@ -8,6 +8,7 @@
 namespace prosparse {
 
 constexpr int MAX_TOKENS = 16;
+constexpr int MAX_TOGETHER = 8; // projections of one call
 constexpr int64_t MOST_TILE_FLOATS = 8192; // columns times tokens that a piece of step (3) adds up
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4 };
@@ -64,6 +65,8 @@ struct Variant {
   const char* name;
   // Step (1), or act(gate_pre): lists the needed neurons of a chunk at the chunk's own place.
   void (*gate_chunk)(const Job&, const Workspace&, int64_t chunk);
+  // Rows of a dense projection, of the size of a chunk: into x1, which has all of them.
+  void (*project_chunk)(const Job&, const Workspace&, int64_t chunk);
   // Step (2) of `rows_per_unit` listed neurons: x_1 into `values`.
   void (*up_unit)(const Job&, const Workspace&, int64_t unit);
   // Step (3) of a range of columns: y.

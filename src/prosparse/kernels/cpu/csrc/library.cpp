@@ -241,6 +241,52 @@ void run_steps(const Job& job) {
   }
 }
 
+// One of several projections of one x.
+struct Part {
+  const Job* job;
+  Workspace work;
+  int64_t first_chunk; // among the chunks of all
+};
+
+struct Parts {
+  Part parts[MAX_TOGETHER];
+  int64_t count;
+};
+
+// Threads take the rows of all matrices as if they were one.
+void run_projections(const Job* jobs, int64_t count) {
+  thread_local InputBuffers buffers[MAX_TOGETHER];
+  int64_t num_rows = 0, num_chunks = 0;
+  for (int64_t i = 0; i < count; ++i) num_rows += jobs[i].d_ff;
+  const int64_t threads = jobs[0].num_threads > 0 ? jobs[0].num_threads : 1;
+  const int64_t rows = ceil_div(ceil_div(num_rows, PIECES_PER_THREAD * threads), 4) * 4;
+  Parts all{};
+  all.count = count;
+  for (int64_t i = 0; i < count; ++i) {
+    const Job& job = jobs[i];
+    Workspace work{};
+    work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
+    work.neurons_per_chunk = rows;
+    const Matrix& first = jobs[0].gate;
+    if (i > 0 && job.gate.kind == first.kind && job.gate.group == first.group) {
+      work.x_of_gate = all.parts[0].work.x_of_gate;
+      work.split_of_gate = all.parts[0].work.split_of_gate;
+    } else {
+      work.x_of_gate = prepared_x(job, work.stride, job.gate, work.split_of_gate, buffers[i]);
+    }
+    all.parts[i] = {&job, work, num_chunks};
+    num_chunks += ceil_div(job.d_ff, rows);
+  }
+  const Body body = [](void* context, int64_t chunk) {
+    const Parts& all = *static_cast<Parts*>(context);
+    int64_t i = all.count - 1;
+    while (all.parts[i].first_chunk > chunk) --i;
+    const Part& part = all.parts[i];
+    chosen->project_chunk(*part.job, part.work, chunk - part.first_chunk);
+  };
+  parallel_for(jobs[0].num_threads, num_chunks, body, &all);
+}
+
 struct Reading {
   const char* data;
   int64_t num_bytes;
@@ -263,6 +309,16 @@ PROSPARSE_API int32_t prosparse_run(const Job* job) {
     run_steps(*job);
     return 0;
   } catch (...) { // nothing may be thrown into Python
+    return 1;
+  }
+}
+
+// Run dense projections of one x: its product with each job's gate, plus bias, into x1.
+PROSPARSE_API int32_t prosparse_project(const Job* jobs, int32_t count) {
+  try {
+    run_projections(jobs, count);
+    return 0;
+  } catch (...) {
     return 1;
   }
 }

@@ -127,6 +127,31 @@ void gate_chunk(const Job& job, const Workspace& work, int64_t chunk) {
   work.counts[chunk] = static_cast<int32_t>(end - first);
 }
 
+void project_chunk(const Job& job, const Workspace& work, int64_t chunk) {
+  const int64_t first = chunk * work.neurons_per_chunk, tokens = job.tokens;
+  const int64_t last = least(first + work.neurons_per_chunk, job.d_ff);
+  const Dot product = dot_of(job.gate);
+  const Inputs inputs{work.x_of_gate, work.split_of_gate, tokens, work.stride, job.d_model};
+  const auto distance = static_cast<int32_t>(GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model));
+  for (int64_t f = first; f < last; f += ROWS_AT_ONCE) {
+    const int64_t count = least(ROWS_AT_ONCE, last - f);
+    int32_t rows[ROWS_AT_ONCE], ahead[ROWS_AT_ONCE];
+    for (int64_t i = 0; i < count; ++i) {
+      rows[i] = static_cast<int32_t>(f + i);
+      ahead[i] = rows[i] + static_cast<int32_t>(ROWS_AT_ONCE) + distance;
+    }
+    float sums[ROWS_AT_ONCE * MAX_TOKENS];
+    product(job.gate, inputs, count, rows, ahead, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f + i) : 0.0f;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const float sum = sums[i * tokens + t];
+        put(job.x1, job.kind, t * job.d_ff + f + i, job.gate_bias ? sum + bias : sum);
+      }
+    }
+  }
+}
+
 void up_unit(const Job& job, const Workspace& work, int64_t unit) {
   const int64_t first = unit * work.rows_per_unit, tokens = job.tokens;
   const int64_t last = least(first + work.rows_per_unit, work.num_rows);

@@ -7,6 +7,6 @@
 namespace prosparse {
 
 extern const Variant VARIANT_AVX512VNNI;
-const Variant VARIANT_AVX512VNNI = {"avx512vnni", gate_chunk, up_unit, down_tile, read, split_x};
+const Variant VARIANT_AVX512VNNI = {"avx512vnni", gate_chunk, project_chunk, up_unit, down_tile, read, split_x};
 
 } // namespace prosparse
