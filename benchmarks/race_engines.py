@@ -23,9 +23,10 @@ import prosparse as ps
 from prosparse.benchmarking.decode_model import layer_sparsity, set_thresholds, traffic
 from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decode, endless, loop_decode, stock_decode
-from prosparse.kernels.linear import ALL_PASS
+from prosparse.kernels.projections import ALL_PASS
 from prosparse.model.ffn import ffns
-from prosparse.model.quantizing import quantize_ffns
+from prosparse.model.quantized import GROUP_SIZE
+from prosparse.model.quantizing import hold_all, places
 from prosparse.runtime import few_tokens
 from prosparse.runtime.decode import Decoder
 from prosparse.runtime.sparse_ffn import PATH, SparsePath
@@ -109,11 +110,12 @@ def _llamacpp(
 def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -> list[Entrant]:
     base = copy.deepcopy(model)
     if bits < 16:
-        quantize_ffns(base, bits)
+        _hold_everything(base, bits)
     stack.enter_context(endless(base))
     no_ffn = _twin(base)
     stack.enter_context(bare(no_ffn, keep_attention=True))
-    for projection in few_tokens.plain_linears(no_ffn.modules()):
+    modules = list(no_ffn.modules())
+    for projection in few_tokens.plain_linears(modules) + few_tokens.packed_projections(modules):
         few_tokens.swap_in(projection, max_tokens=1)
     rest = _loop(no_ffn, course)
     # The one that lays the weights out comes first and is taken away last.
@@ -131,6 +133,12 @@ def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -
         share = sum(layers) / len(layers) if wanted is None else wanted
         found.append(Entrant(f"ours, sparse {share:.1%}", bits, _loop(sparse, course), mb, rest))
     return found
+
+
+def _hold_everything(model: PreTrainedModel, bits: int) -> None:
+    """Hold every matrix in so few bits, whether the model bears it or not, as llama.cpp's files do."""
+    found = places(model)
+    hold_all(model, {place.name: bits for place in found}, found, GROUP_SIZE)
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

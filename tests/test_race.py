@@ -52,7 +52,7 @@ def test_all_who_can_run_are_in_the_record(monkeypatch, tmp_path, capsys):
     assert sizes[0] == sizes[1] > sizes[2] > sizes[3]
     assert by_name[8, "ours, dense"]["mb"] > by_name[4, "ours, dense"]["mb"]
     assert all(row["ms"] > 0 and row["ffn_share"] < 1 for row in record["results"])
-    assert "llama.cpp is not here." in record["absent"]
+    assert "llama.cpp is not here." in record["remarks"]
     assert (out / "report.md").read_text() in capsys.readouterr().out + "\n"
 
 

@@ -113,6 +113,7 @@ class Accelerated:
         ]
         for projection in plain + few_tokens.packed_projections(modules):
             few_tokens.swap_in(projection, self.max_tokens)
+            ask_for_huge_pages(few_tokens.stored_rows(projection))
             self._undo.callback(few_tokens.swap_out, projection)
 
 

@@ -119,6 +119,13 @@ def plain_linears(modules: Iterable[nn.Module]) -> list[nn.Linear]:
     ]
 
 
+def stored_rows(projection: nn.Module) -> Tensor:
+    """Return what is read of a projection: its weight, or its values in few bits."""
+    if isinstance(projection, QuantizedLinear | TiedHead):
+        return projection.values
+    return projection.get_parameter("weight")
+
+
 def swap_in(projection: nn.Module, max_tokens: int) -> None:
     """Give a projection its second way; it stays where it is, and what it is called."""
     projection.__class__ = SECOND_WAYS[type(projection)]

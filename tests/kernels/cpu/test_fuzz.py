@@ -48,7 +48,7 @@ def cases(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     bits = draw(st.sampled_from([None, None, 8, 4]))
-    D = draw(st.integers(1, 100)) if bits is None else 32 * draw(st.integers(1, 3))
+    D = draw(st.integers(1, 100)) if bits is None else 32 * draw(st.integers(1, 6))
     F, T = draw(st.integers(1, 100)), draw(st.integers(1, 16))
     gate, up, down = (matrix(draw, F, D, bits, dtype, generator) for _ in range(3))
     if draw(st.booleans()):
