@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.training import bench_train
     from prosparse.benchmarking.training_step import bench_train_step
     from prosparse.errors import UserError
+    from prosparse.evaluation.run import evaluate
     from prosparse.laws.frontier import frontier
     from prosparse.laws.lambda_law import plan
     from prosparse.laws.run import fit
@@ -44,6 +45,7 @@ _VERBS = {
     "bench_train": "prosparse.benchmarking.training",
     "bench_train_step": "prosparse.benchmarking.training_step",
     "doctor": "prosparse.runtime.doctor",
+    "evaluate": "prosparse.evaluation.run",
     "fit": "prosparse.laws.run",
     "frontier": "prosparse.laws.frontier",
     "generate": "prosparse.runtime.generate",
@@ -69,6 +71,7 @@ __all__ = [
     "bench_train",
     "bench_train_step",
     "doctor",
+    "evaluate",
     "fit",
     "frontier",
     "generate",

@@ -134,6 +134,23 @@ def test_which_thresholds_a_budget_allows(run, relu_checkpoint, texts, tmp_path)
         run("13_thresholds.py")
 
 
+def test_whether_sparsity_cost_quality(run, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    from tests.evaluation.conftest import write_items
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, activation in (("dense", "silu"), ("sparse", "relu")):
+        model = tiny_llama(hidden_act=activation, max_position_embeddings=1024)
+        model.save_pretrained(tmp_path / name)
+        byte_tokenizer().save_pretrained(tmp_path / name)
+    items = write_items(tmp_path / "items")
+    models = tmp_path / "dense", tmp_path / "sparse"
+    printed = run("14_did_it_cost_quality.py", *models, items, tmp_path / "out")
+    assert "dense, 0.0% of its FFN activations zero: PIQA " in printed
+    assert "Commonsense Reasoning: " in printed
+    assert (tmp_path / "out" / "tables.tex").is_file()
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from prosparse.reporting.evaluation_grids import NONE, score_text
+from prosparse.reporting.numerals import percent
 from prosparse.reporting.speed_grids import (
     DECODE_HEADER,
     DECODE_WIDTHS,
@@ -21,6 +23,7 @@ from prosparse.reporting.training_speed import HEADER, WIDTHS, train_row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prosparse.records.evaluation import TaskScore
     from prosparse.records.run import Milestone
     from prosparse.records.speed import DecodeRow, OpsRow
     from prosparse.records.threshold import ThresholdCandidate
@@ -105,3 +108,19 @@ class LiveTraining:
             write(self._table.header())
             self._has_header = True
         write(self._table.row(train_row(row)))
+
+
+class LiveScores:
+    """Prints a header for each model, then each of its scores."""
+
+    def __init__(self) -> None:
+        self._table = PlainTable(("task", "items", "score", "sparsity"), (14, 7, 17, 9))
+        self._model = ""
+
+    def __call__(self, model: str, task: TaskScore) -> None:
+        """Print one row."""
+        if model != self._model:
+            self._model = model
+            write(f"\n{model}\n{self._table.header()}")
+        share = NONE if task.sparsity is None else percent(task.sparsity)
+        write(self._table.row((task.title, f"{task.num_items:,}", score_text(task), share)))

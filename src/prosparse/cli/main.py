@@ -24,6 +24,7 @@ import typer
 import prosparse
 from prosparse.cli import bench
 from prosparse.cli.doctor import doctor
+from prosparse.cli.evaluate import evaluate
 from prosparse.cli.fit import fit
 from prosparse.cli.frontier import frontier
 from prosparse.cli.generate import generate
@@ -82,7 +83,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect):
+for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect, evaluate):
     app.command()(_spoken(verb))
 for verb in (plan, fit, frontier, report, doctor):
     app.command()(_spoken(verb))

@@ -37,7 +37,7 @@ def fingerprint(
         # Only the fields of Source: a component's weight changes no token.
         "source": {field.name: getattr(source, field.name) for field in fields(Source)},
         "files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats],
-        "tokenizer": _tokenizer_hash(tokenizer),
+        "tokenizer": tokenizer_hash(tokenizer),
         "separator": separator,
         "max_tokens": max_tokens,
         "answers": answers,
@@ -45,7 +45,8 @@ def fingerprint(
     }
 
 
-def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of everything that decides which tokens a text becomes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         described: Any = [type(tokenizer).__name__, tokenizer.get_vocab()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
+from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
@@ -47,6 +48,7 @@ Record = (
     | LawsRecord
     | FrontierRecord
     | InspectionRecord
+    | EvaluationRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -63,6 +65,7 @@ KINDS: dict[str, type] = {
     "fit": LawsRecord,
     "frontier": FrontierRecord,
     "inspect": InspectionRecord,
+    "evaluate": EvaluationRecord,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
@@ -16,6 +17,7 @@ from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.records.training_step import TrainStepRecord
+from prosparse.reporting.evaluation_sections import evaluation_facts, evaluation_notes
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.law_fit_sections import law_facts, law_notes
 from prosparse.reporting.numerals import compact_number, duration, listing
@@ -62,6 +64,8 @@ def reading_notes(record: Record) -> list[str]:
         return law_notes(record)
     if isinstance(record, InspectionRecord):
         return [INSPECTED]
+    if isinstance(record, EvaluationRecord):
+        return evaluation_notes(record)
     measures = _measures(record)
     if not measures:
         return []
@@ -141,6 +145,8 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return law_facts(record)
         case FrontierRecord():
             return [("control", record.control.run), ("points", f"{len(record.points)}")]
+        case EvaluationRecord():
+            return evaluation_facts(record)
         case SparsifyRecord():
             return [
                 *_training_facts(record.training),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import prosparse.reporting.evaluation_sections
 import prosparse.reporting.frontier_sections
 import prosparse.reporting.inspection_sections
 import prosparse.reporting.law_fit_sections
@@ -15,6 +16,7 @@ import prosparse.reporting.speed_summary
 import prosparse.reporting.training_speed
 import prosparse.reporting.training_step  # noqa: F401 - these teach ours about other records
 from prosparse.errors import UserError
+from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.files import (
     LOG_NAME,
     Record,
@@ -24,6 +26,7 @@ from prosparse.records.files import (
     whole_folder,
 )
 from prosparse.reporting.comparison import comparison_page
+from prosparse.reporting.evaluation_sections import latex_tables
 from prosparse.reporting.facts import reading_notes, run_facts
 from prosparse.reporting.rendering import Page
 from prosparse.reporting.sections import sections
@@ -32,6 +35,8 @@ from prosparse.reporting.summary import headline, tiles
 
 def report(*folders: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write `report.html`, `report.md` and `report.json` on one run, or on several side by side.
+
+    Of an evaluation `tables.tex` too, its tables as LaTeX.
 
     Args:
         folders: Output folders of any verb, or the paths of their `record.json`. Several must be
@@ -84,6 +89,7 @@ def run_page(folder: Path) -> Page:
         sections=sections(record, read_log(_without_record_name(folder) / LOG_NAME)),
         facts=run_facts(record),
         notes=reading_notes(record),
+        latex=latex_tables(record) if isinstance(record, EvaluationRecord) else "",
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 JSON_NAME = "report.json"
+LATEX_NAME = "tables.tex"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Page:
     """How it was run."""
     notes: Sequence[str]
     """How to read the numbers."""
+    latex: str = ""
+    """Its tables as LaTeX, for the kinds that go into papers."""
 
     def html(self) -> str:
         """Return one self-contained page.
@@ -78,11 +81,12 @@ class Page:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def write(self, folder: Path) -> Path:
-        """Write all three into a folder; return the HTML's path."""
+        """Write all that there is into a folder; return the HTML's path."""
         texts = {
             JSON_NAME: self.json(),
             MARKDOWN_NAME: self.markdown(),
             HTML_NAME: self.html(),
+            **({LATEX_NAME: self.latex} if self.latex else {}),
         }
         for name, text in texts.items():
             write_whole(folder / name, text)

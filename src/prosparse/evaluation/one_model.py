@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model through all tasks: loaded, asked, scored, and let go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prosparse.errors import UserError
+from prosparse.evaluation.answer_cache import AnswerFile
+from prosparse.evaluation.answering import AnsweringModel
+from prosparse.evaluation.backends import BACKENDS
+from prosparse.evaluation.harness import Item, answer_task, first_prompt
+from prosparse.evaluation.identity import model_hash
+from prosparse.evaluation.remembering import RememberingModel
+from prosparse.evaluation.scores import averages, pooled_sparsity, task_score
+from prosparse.evaluation.suite import load_suite
+from prosparse.evaluation.zeros import ZeroMeter
+from prosparse.model.checkpoint import load, load_tokenizer
+from prosparse.model.device import device_name
+from prosparse.model.relufy import activation_of
+from prosparse.records.evaluation import ModelScores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from lm_eval.api.task import ConfigurableTask
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from prosparse.evaluation.suite import SuiteTask
+    from prosparse.records.evaluation import TaskScore
+    from prosparse.records.sparsity import Activation
+
+# Whose versions may change an answer.
+_PACKAGES = ("prosparse", "torch", "transformers", "tokenizers", "lm-eval")
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """How models are asked, the same for all of them."""
+
+    device: torch.device
+    dtype: str
+    batch_size: int
+    is_chat: bool
+    suite: str
+    source: str
+    cache: Path
+    average_what_is_there: bool
+    trust_remote_code: bool
+    progress: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one model said."""
+
+    scores: ModelScores
+    items: dict[str, list[Item]]
+    """By task."""
+    prompts: dict[str, str]
+    """Task -> its first prompt."""
+
+
+def answer_all(
+    name: str,
+    path: str | Path,
+    backend: str,
+    tasks: Sequence[tuple[SuiteTask, ConfigurableTask]],
+    how: Circumstances,
+    on_score: Callable[[str, TaskScore], None] | None,
+) -> Answered:
+    """Return a model's answers to all tasks and its scores.
+
+    Raises:
+        UserError: The model cannot be loaded, or not run on this backend.
+    """
+    tokenizer = load_tokenizer(path, trust_remote_code=how.trust_remote_code)
+    network = load(
+        path,
+        dtype=getattr(torch, how.dtype),
+        device=how.device,
+        trust_remote_code=how.trust_remote_code,
+    )
+    hash = model_hash(network, tokenizer)
+    folder = how.cache / hash[:32]
+    items: dict[str, list[Item]] = {}
+    prompts: dict[str, str] = {}
+    scores: list[TaskScore] = []
+    meter = _meter(network, tokenizer) if backend == "dense" else None
+    with BACKENDS[backend](network) as max_tokens:
+        model = AnsweringModel(network, tokenizer, how.batch_size, max_tokens)
+        for number, (task, loaded) in enumerate(tasks, start=1):
+            file = AnswerFile(folder / f"{task.name}-{_key(task, backend, how)}.jsonl")
+            title = f"{name}: {task.title} ({number} of {len(tasks)})"
+            asked = RememberingModel(model, meter, file, title, how.progress)
+            items[task.name] = answer_task(task, loaded, asked, how.is_chat)
+            prompts[task.name] = first_prompt(loaded)
+            d_ff = 0 if meter is None else meter.d_ff
+            version = str(loaded.VERSION)
+            score = task_score(task, version, how.source, items[task.name], asked.chunks, d_ff)
+            scores.append(score)
+            if on_score is not None:
+                on_score(name, score)
+    columns, overall = averages(load_suite().columns, scores, how.average_what_is_there)
+    return Answered(
+        ModelScores(
+            name=name,
+            model=str(path),
+            backend=backend,
+            hash=hash,
+            activation=_activation(network),
+            dtype=how.dtype,
+            batch_size=how.batch_size,
+            tasks=tuple(scores),
+            columns=columns,
+            overall=overall,
+            sparsity=pooled_sparsity(scores),
+        ),
+        items,
+        prompts,
+    )
+
+
+def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
+    """Return a hash of what may change an answer besides the model and what it is asked."""
+    circumstances: dict[str, Any] = {
+        "task": task.name,
+        "suite": how.suite,
+        "backend": backend,
+        "device": device_name(how.device),
+        "dtype": how.dtype,
+        "batch_size": how.batch_size,
+        "versions": [metadata.version(package) for package in _PACKAGES],
+    }
+    return hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _meter(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ZeroMeter | None:
+    """Return a meter; None for a model whose FFNs are not understood, which has its scores all the same."""
+    end = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    try:
+        return ZeroMeter(network, end)
+    except UserError:
+        return None
+
+
+def _activation(network: PreTrainedModel) -> Activation | None:
+    try:
+        return activation_of(network)
+    except UserError:
+        return None

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from prosparse.evaluation.answer_cache import AnswerFile, Chunk, default_cache, requests_key
+
+
+def test_chunks_come_back_to_the_last_bit(tmp_path):
+    chunk = Chunk([[-0.1 - 1e-17, True], [float("-inf"), False]], 1.5, [3, 4], 7, 1, 2)
+    AnswerFile(tmp_path / "new" / "a.jsonl").add("key", chunk)
+    again = AnswerFile(tmp_path / "new" / "a.jsonl")
+    assert again.get("key") == chunk
+    assert again.get("other") is None
+
+
+@pytest.mark.parametrize("lost", [1, 20, 60])
+def test_a_line_cut_short_is_asked_again_and_spoils_nothing(tmp_path, lost):
+    path = tmp_path / "a.jsonl"
+    file = AnswerFile(path)
+    file.add("first", Chunk(["a"]))
+    file.add("second", Chunk(["b"]))
+    path.write_bytes(path.read_bytes()[: -lost - 1])
+    again = AnswerFile(path)
+    assert again.get("first") == Chunk(["a"])
+    assert again.get("second") in (None, Chunk(["b"]))
+    again.add("second", Chunk(["b"]))
+    assert AnswerFile(path).get("second") == Chunk(["b"])
+    assert AnswerFile(path).get("first") == Chunk(["a"])
+
+
+def test_a_line_of_something_else_is_no_answer(tmp_path):
+    (tmp_path / "a.jsonl").write_text('7\n{"requests": "k", "unknown": 1}\nnull\n')
+    assert AnswerFile(tmp_path / "a.jsonl").get("k") is None
+
+
+def test_a_key_is_of_everything_asked():
+    asked = [("ctx", " a"), ("ctx", " b")]
+    keys = {
+        requests_key("loglikelihood", asked),
+        requests_key("loglikelihood", asked[::-1]),
+        requests_key("generate_until", asked),
+        requests_key("loglikelihood", [("ctx", " a")]),
+    }
+    assert len(keys) == 4
+
+
+def test_the_user_s_cache_folder(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache() == Path("/somewhere/prosparse/evaluation")
