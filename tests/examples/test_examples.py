@@ -134,6 +134,14 @@ def test_which_thresholds_a_budget_allows(run, relu_checkpoint, texts, tmp_path)
         run("13_thresholds.py")
 
 
+def test_predictors_from_fit_to_powerinfer(run, relu_checkpoint, texts, tmp_path):
+    printed = run("14_predictors.py", relu_checkpoint, texts["prose"], tmp_path)
+    assert printed.count("of the active neurons found") == 2
+    assert "Predicted FFNs: 2 on " in printed
+    assert "For PowerInfer: llama-relu.powerinfer.gguf" in printed
+    assert (tmp_path / "powerinfer" / "llama-relu.powerinfer.gguf").is_file()
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):
