@@ -113,7 +113,7 @@ def test_queries_and_keys_are_rotated_as_ggml_rotates(tmp_path):
             ours[:, 0] * angle.cos() - ours[:, 1] * angle.sin(),
             ours[:, 1] * angle.cos() + ours[:, 0] * angle.sin(),
         ], dim=1)  # fmt: skip
-        exported = torch.from_numpy(tensors[f"blk.0.attn_{name}.weight"][2])
+        exported = torch.tensor(tensors[f"blk.0.attn_{name}.weight"][2])
         theirs = (exported @ x).view(heads, 4, 2)  # pairs
         pairs = torch.stack([
             theirs[..., 0] * angle.cos() - theirs[..., 1] * angle.sin(),
@@ -189,7 +189,7 @@ def test_other_activations_are_refused(tmp_path, activation, found):
 def test_cuts_that_the_file_cannot_hold():
     own = predictors()
     mixed = Predictors([own.layers[0], Predictor(own.layers[1].fc1, own.layers[1].fc2, 1.0)])
-    with pytest.raises(UserError, match=r"one threshold for all layers.*from 0 to 1.*--cut 0"):
+    with pytest.raises(UserError, match=r"one threshold for all layers.*from 0 to 1.*--zero-cuts"):
         exported_predictors(model(), mixed)
     with pytest.raises(UserError, match=r"same only with a cut of 0"):
         exported_predictors(model(), predictors(cut=0.5))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from prosparse.predictors import fitting as module
-from prosparse.predictors.fitting import FitOptions, balanced_bce, fit_layer
+from prosparse.predictors.fitting import FitOptions, balanced_bce, fit_layer, mean_squared_share
+from prosparse.predictors.pairs import encode_shares
 from prosparse.predictors.predictor import Predictor
 from prosparse.predictors.quality import qualities
 
@@ -19,13 +20,21 @@ def start(d_model=32, d_ff=48, rank=16):
 
 def test_the_loss_by_hand():
     logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
-    active = torch.tensor([[True, False], [True, False]])
-    heavy = torch.tensor([[True, False], [False, False]])
-    share = 2 / 4 + 0.005
+    shares = torch.tensor([[0.5, 0.0], [0.1, 0.0]])
+    inactive = 2 / 4 + 0.005
     of_active = [math.log1p(math.exp(-v)) for v in (0.0, 1.0)]
     of_others = [math.log1p(math.exp(v)) for v in (2.0, -1.0)]
-    expected = (21 * of_active[0] + of_active[1] + share * sum(of_others)) / 4
-    assert balanced_bce(logits, active, heavy).item() == pytest.approx(expected)
+    weights = [0.5 + 0.5 * share**2 / 0.13 for share in (0.5, 0.1)]
+    assert sum(weights) == pytest.approx(2)  # an active neuron counts 1 as a mean
+    expected = weights[0] * of_active[0] + weights[1] * of_active[1] + inactive * sum(of_others)
+    assert balanced_bce(logits, shares, 0.13).item() == pytest.approx(expected / 4)
+
+
+def test_the_mean_is_of_active_neurons():
+    shares = torch.tensor([[0.5, 0.0], [0.1, 0.0]])
+    found = mean_squared_share(encode_shares(shares))
+    assert found == pytest.approx(0.13, rel=0.15)
+    assert mean_squared_share(torch.zeros(2, 2, dtype=torch.uint8)) == 1.0
 
 
 def test_training_predicts_better_than_chance(collected):
@@ -35,8 +44,8 @@ def test_training_predicts_better_than_chance(collected):
     )
     assert epoch > 0
     # a predictor that knows nothing has recall = 1 - predicted sparsity
-    assert quality.recall + quality.predicted_sparsity > 1.2
-    (again,) = qualities(best, pairs.inputs(0, train=False), pairs.bits(0, train=False), [0.0])
+    assert quality.recall + quality.predicted_sparsity > 1.15
+    (again,) = qualities(best, pairs.inputs(0, train=False), pairs.shares(0, train=False), [0.0])
     assert again == quality
 
 

@@ -16,7 +16,14 @@ from prosparse.model.ffn import ffns
 from prosparse.model.tap import tap
 from prosparse.predictors import collect as module
 from prosparse.predictors.collect import collect
-from prosparse.predictors.pairs import Layout, Pairs, PairWriter, refuse_too_large, unpack
+from prosparse.predictors.pairs import (
+    Layout,
+    Pairs,
+    PairWriter,
+    decode_shares,
+    encode_shares,
+    refuse_too_large,
+)
 
 
 def arguments(relu_checkpoint, sources, folder, **changes):
@@ -43,7 +50,7 @@ def test_rows_are_what_the_model_was_given_and_did(relu_checkpoint, sources, tmp
         hidden = model(window[None], output_hidden_states=True).hidden_states
     assert len(hidden) == 3
     for layer in (0, 1):
-        active = unpack(pairs.bits(layer, train=True)[:32], 48)
+        active = pairs.shares(layer, train=True)[:32] != 0
         assert torch.equal(active, expected[layer][0] != 0)
         x = pairs.inputs(layer, train=True)[:32].float()
         gate = model.model.layers[layer].mlp.gate_proj
@@ -56,7 +63,7 @@ def test_kept_values_are_those_of_the_first_validation_rows(collected):
     for layer in (0, 1):
         values = pairs.values(layer)
         assert values.shape == (pairs.layout.num_validation, 48) == (40, 48)
-        assert torch.equal(values != 0, unpack(pairs.bits(layer, train=False), 48))
+        assert torch.equal(values != 0, pairs.shares(layer, train=False) != 0)
 
 
 def test_every_data_set_is_in_the_validation_rows(sources, relu_checkpoint):
@@ -81,21 +88,37 @@ def test_windows_are_from_all_over_and_in_order(sources, relu_checkpoint):
     assert places[-1] > len(every) * 2 / 3
 
 
-def test_a_heavy_neuron_makes_half_of_the_output():
-    down = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.01, 0.0]])
-    x1 = torch.tensor([[10.0, 0.1, 1.0, 0.0], [0.0, 5.0, -300.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    # outputs (10, 0.21), (0, 7), 0; parts 10, 0.2, 0.01 and 10, 3
-    expected = [[True, False, False, False], [False, True, False, False], [False] * 4]
-    assert module.heavy(x1, x1 @ down.T, down.norm(dim=0)).tolist() == expected
+def test_shares_by_hand():
+    down = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.01]])
+    x1 = torch.tensor([[10.0, 0.1, 0.0], [0.0, -5.0, 300.0], [0.0, 0.0, 0.0]])
+    # outputs (10, 0.2), (0, -7), 0; parts 10, 0.2 and 10, 3
+    shares = module.output_shares(x1, x1 @ down.T, down.norm(dim=0))
+    whole = (10**2 + 0.2**2) ** 0.5
+    expected = torch.tensor([[10 / whole, 0.2 / whole, 0], [0, 10 / 7, 3 / 7], [0, 0, 0]])
+    assert torch.allclose(shares, expected)
 
 
-def test_heavy_neurons_are_on_disk(collected):
+def test_shares_on_disk_are_those_of_the_kept_values(collected):
     model, pairs = collected
-    heavy = unpack(pairs.heavy_bits(1), 48)
-    active = unpack(pairs.bits(1, train=True), 48)
-    assert heavy.any()
-    assert not (heavy & ~active).any()
-    assert heavy.sum() < active.sum()
+    for ffn in ffns(model):
+        x1 = pairs.values(ffn.layer)
+        down = ffn.weights()["down_proj"].detach()
+        expected = module.output_shares(x1, x1 @ down.T, down.norm(dim=0))
+        found = decode_shares(pairs.shares(ffn.layer, train=False))
+        assert torch.allclose(found, expected, rtol=0.065)
+
+
+@given(st.floats(2**-27, 15.0))
+def test_a_share_comes_back_within_six_percent(share):
+    codes = encode_shares(torch.tensor([share, 0.0]))
+    found = decode_shares(codes)
+    assert found[0].item() == pytest.approx(share, rel=0.0626)
+    assert found[1] == 0
+
+
+def test_shares_beyond_the_scale_stay_active():
+    codes = encode_shares(torch.tensor([1e-30, 1e9, torch.inf, torch.nan]))
+    assert codes.tolist() == [1, 255, 255, 255]
 
 
 def test_residuals_have_a_root_mean_square_of_one(relu_checkpoint, sources, tmp_path):
@@ -147,11 +170,3 @@ def test_too_little_text_is_one_sentence(relu_checkpoint, sources, tmp_path):
     with pytest.raises(UserError, match=r"fill \d+ rows and 1000000 are wanted"):
         collect(*given_, **settings)
     shutil.rmtree(tmp_path)
-
-
-@given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 2**31))
-def test_bits_come_back(d_ff, rows, seed):
-    active = torch.rand(rows, d_ff, generator=torch.Generator().manual_seed(seed)) < 0.3
-    import numpy as np
-
-    assert torch.equal(unpack(torch.from_numpy(np.packbits(active.numpy(), axis=1)), d_ff), active)

@@ -13,7 +13,7 @@ from prosparse.predictors.quality import Counts, Missed, cut_for_recall, missed_
 LOGITS = torch.tensor([[1.0, -1.0, 0.0, 3.0], [-2.0, 2.0, -0.5, 0.5]])
 ACTIVE = torch.tensor([[True, True, False, True], [False, True, False, False]])
 IDENTITY = Predictor(torch.eye(4), torch.eye(4))
-BITS = torch.from_numpy(np.packbits(ACTIVE.numpy(), axis=1))
+SHARES = ACTIVE.to(torch.uint8) * 200
 
 
 def test_counts_by_hand():
@@ -34,7 +34,7 @@ def test_a_layer_without_active_neurons_has_no_recall():
 
 def test_qualities_go_over_all_rows(monkeypatch):
     monkeypatch.setattr("prosparse.predictors.quality.CHUNK", 1)
-    (found,) = qualities(IDENTITY, LOGITS.half(), BITS, [0.4])
+    (found,) = qualities(IDENTITY, LOGITS.half(), SHARES, [0.4])
     positive = LOGITS.relu()  # the identity in front of the ReLU
     assert found.predicted_sparsity == float((positive < 0.4).float().mean())
     assert found.recall == 3 / 4
@@ -45,15 +45,15 @@ def test_the_cut_for_a_recall_is_the_highest_that_keeps_it(recall):
     torch.manual_seed(0)
     predictor = Predictor(torch.randn(6, 4), torch.randn(4, 6))
     x, active = torch.randn(500, 4), torch.rand(500, 4) < 0.3
-    bits = torch.from_numpy(np.packbits(active.numpy(), axis=1))
-    cut = cut_for_recall(predictor, x, bits, recall)
+    shares = active.to(torch.uint8)
+    cut = cut_for_recall(predictor, x, shares, recall)
     above = float(np.nextafter(np.float32(cut), np.float32(np.inf)))
-    at_cut, beyond = qualities(predictor, x, bits, [cut, above])
+    at_cut, beyond = qualities(predictor, x, shares, [cut, above])
     assert at_cut.recall >= recall > beyond.recall
 
 
 def test_nothing_active_takes_any_cut():
-    assert cut_for_recall(IDENTITY, LOGITS, torch.zeros_like(BITS), 0.9) == -math.inf
+    assert cut_for_recall(IDENTITY, LOGITS, torch.zeros_like(SHARES), 0.9) == -math.inf
 
 
 def test_missed_output_by_hand():

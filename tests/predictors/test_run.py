@@ -51,6 +51,19 @@ def test_recall_in_place_of_a_cut(relu_checkpoint, texts, tmp_path):
     assert all(0.9 <= layer.chosen.recall < 0.92 for layer in record.layers)
 
 
+def test_folded_cuts(relu_checkpoint, texts, tmp_path):
+    out = tmp_path / "out"
+    record = ps.fit_predictors(
+        relu_checkpoint, texts, out=out, rank=32, recall=0.9, zero_cuts=True, **FIT
+    )
+    assert [p.cut for p in read_predictors(out).layers] == [0, 0]
+    assert record.choice.endswith("The cuts are folded into the second layers.")
+    for layer in record.layers:
+        assert layer.chosen.cut == 0
+        assert 0.8 < layer.chosen.recall < 0.97
+    ps.export(relu_checkpoint, to="powerinfer", predictors=out, out=tmp_path / "pwri")
+
+
 def test_starts_alone(relu_checkpoint, texts, tmp_path):
     out = tmp_path / "out"
     record = ps.fit_predictors(
@@ -107,8 +120,13 @@ def test_a_killed_fit_goes_on(relu_checkpoint, texts, tmp_path, monkeypatch):
             relu_checkpoint, texts, out=again, rank=16, cut=0.0, seed=1, resume=True, **FIT
         )
     monkeypatch.setattr(fit_module, "fit_layer", noted)
-    ps.fit_predictors(relu_checkpoint, texts, out=again, rank=16, cut=0.0, resume=True, **FIT)
+    seconds = json.loads((again.with_name("again.unfinished") / "seconds.json").read_text())
+    record = ps.fit_predictors(
+        relu_checkpoint, texts, out=again, rank=16, cut=0.0, resume=True, **FIT
+    )
     assert trained == [1]
+    assert record.fit_seconds > seconds["fitting"] > 0
+    assert record.collect_seconds >= seconds["collecting"] > 0
     for a, b in zip(read_predictors(whole).layers, read_predictors(again).layers, strict=True):
         assert torch.equal(a.fc1, b.fc1)
         assert torch.equal(a.fc2, b.fc2)

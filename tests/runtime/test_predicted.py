@@ -81,6 +81,19 @@ def test_the_decode_loop_and_a_compiled_step():
     assert torch.equal(*texts)
 
 
+def test_generate_by_predictors(relu_checkpoint, tmp_path):
+    own = predictors(ps.load(relu_checkpoint))
+    write_predictors(own, tmp_path)
+    model = ps.load(relu_checkpoint)
+    found = ps.generate(
+        relu_checkpoint, "def", max_new_tokens=8, backend="predicted", predictors=tmp_path
+    )
+    with ps.accelerate(model, backend="predicted", predictors=own):
+        assert ps.generate(model, "def", max_new_tokens=8) == found
+    with pytest.raises(ps.UserError, match="needs predictors"):
+        ps.generate(relu_checkpoint, "def", backend="predicted")
+
+
 def test_predictors_follow_the_models_dtype():
     model = relu_model("llama")
     with ps.accelerate(model, backend="predicted", predictors=predictors(model), max_tokens=16):

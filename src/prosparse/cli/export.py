@@ -25,7 +25,7 @@ def export(
     predictors: Annotated[
         str | None,
         typer.Option(
-            help="Of powerinfer: folder of a fit with `--cut 0`, or of `model_N.pt` files."
+            help="Of powerinfer: folder of a fit with `--zero-cuts`, or of `model_N.pt` files."
         ),
     ] = None,
     type: Annotated[
@@ -72,5 +72,6 @@ def export(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
+    page = ps.report(out)
     print(headline(record))
-    print(f"Wrote {out}/{record.file}")
+    print(f"Wrote {out}/{record.file} (what is in it: {page})")

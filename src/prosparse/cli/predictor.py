@@ -45,7 +45,11 @@ def fit(
     ] = None,
     max_missed: Annotated[
         float, typer.Option(help="Mean share of FFN outputs that a choice by time may miss.")
-    ] = 0.1,
+    ] = 0.03,
+    zero_cuts: Annotated[
+        bool,
+        typer.Option("--zero-cuts", help="Fold the cuts into the weights, as PowerInfer needs."),
+    ] = False,
     epochs: Annotated[int, typer.Option(help="At most; 0 keeps the SVD starts.")] = 20,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Rows of a training step.")] = 1024,
@@ -74,6 +78,7 @@ def fit(
         cut=cut,
         recall=recall,
         max_missed=max_missed,
+        zero_cuts=zero_cuts,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -85,8 +90,9 @@ def fit(
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )
+    page = ps.report(out)
     print(headline(record))
-    print(f"Wrote {out} (layer by layer: {ps.report(out)})")
+    print(f"Wrote {out} (layer by layer: {page})")
 
 
 def evaluate(

@@ -114,7 +114,7 @@ def exported_predictors(model: PreTrainedModel, predictors: Predictors) -> tuple
     if len(cuts) > 1:
         raise UserError(
             f"PowerInfer has one threshold for all layers and these predictors have cuts from "
-            f"{cuts[0]:g} to {cuts[-1]:g}; fit them with --cut 0."
+            f"{cuts[0]:g} to {cuts[-1]:g}; fit them with --zero-cuts."
         )
     moved = as_reading(predictors, "residual", model)
     type_ = type(moved)

@@ -65,7 +65,7 @@ def export(
         model: Folder, GGUF file or hub id of a Llama.
         to: `powerinfer`, or `gguf` for llama.cpp.
         out: Folder to write: the file, `record.json`, and with `data` the counts in `activation/`.
-        predictors: Of `powerinfer`: folder of `prosparse predictor fit --cut 0`, or of `model_N.pt`.
+        predictors: Of `powerinfer`: folder of `prosparse predictor fit --zero-cuts`, or of `model_N.pt`.
         type: Of the FFN's matrices: `f16`, `q4_0` or `f32`. The rest is float16 (or float32).
         unshifted: Of `powerinfer`: leave out a threshold of FATReLU, which it cannot express.
         only_prosparse: Of `gguf`: write a model whose activation llama.cpp does not have, under an
@@ -162,7 +162,7 @@ def _check_options(
     if to == "powerinfer" and predictors is None:
         raise UserError(
             "PowerInfer runs models by their predictors; give --predictors, the folder of "
-            "`prosparse predictor fit --cut 0`."
+            "`prosparse predictor fit --zero-cuts`."
         )
     for_powerinfer = {
         "--predictors": predictors is not None,

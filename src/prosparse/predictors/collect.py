@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-HEAVY = 0.5
 SPREAD = 16
 """Of so many windows of text one is taken: the more documents, the more a predictor learns."""
 LEAST_ROWS = 40  # a twentieth of them is for validation
@@ -103,8 +102,8 @@ def collect(
     def hook_for(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
             x1_TF = _flat(args[0])
-            is_heavy_TF = heavy(x1_TF, _flat(y), norms[layer])
-            writer.write(layer, first, _flat(inputs.pop(layer)), x1_TF, is_heavy_TF)
+            shares_TF = output_shares(x1_TF, _flat(y), norms[layer])
+            writer.write(layer, first, _flat(inputs.pop(layer)), x1_TF, shares_TF)
 
         return hook
 
@@ -132,11 +131,8 @@ def collect(
     return Pairs(folder)
 
 
-def heavy(x1_TF: Tensor, y_TD: Tensor, norms_F: Tensor) -> Tensor:
-    """Return where a neuron's part of the output is at least `HEAVY` of the output's norm, bool [T, F].
-
-    A predictor must not miss those: a few neurons of a few layers write "massive activations" at the
-    first token of a text, and a model without one of them is no model any more.
+def output_shares(x1_TF: Tensor, y_TD: Tensor, norms_F: Tensor) -> Tensor:
+    """Return each neuron's share of the output, |x_1j| ||down_proj[:, j]|| / ||y||, float32 [T, F].
 
     Args:
         x1_TF: The intermediate.
@@ -144,7 +140,7 @@ def heavy(x1_TF: Tensor, y_TD: Tensor, norms_F: Tensor) -> Tensor:
         norms_F: Of the columns of the down projection, float32.
     """
     whole_T1 = y_TD.float().norm(dim=1, keepdim=True)
-    return (contributions(x1_TF, norms_F) >= HEAVY * whole_T1) & (x1_TF != 0)
+    return contributions(x1_TF, norms_F).div_(whole_T1.clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def _flat(x: Tensor) -> Tensor:

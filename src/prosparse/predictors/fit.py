@@ -15,6 +15,7 @@ from prosparse.model.ffn_inputs import norm_of
 from prosparse.predictors.choice import choose, pareto_front
 from prosparse.predictors.cost import FFNTimer
 from prosparse.predictors.fitting import FitOptions, fit_layer
+from prosparse.predictors.folding import fold_cut
 from prosparse.predictors.norms import rms_gain
 from prosparse.predictors.points import CUTS, points_at, recall_cut, with_times
 from prosparse.predictors.predictor import Predictor
@@ -64,13 +65,14 @@ class Fit:
         self._pairs, self._workspace = pairs, workspace
         self._choice, self._training, self._progress = choice, training, progress
         self._timer: FFNTimer | None = None
+        self._clock = time.monotonic()
 
     def run(self) -> tuple[list[Predictor], tuple[FittedLayer, ...]]:
         """Return the predictors with their cuts, and what the record says of them."""
         clock = time.monotonic()
         starts = self._starts()
         self.start_seconds = time.monotonic() - clock
-        clock = time.monotonic()
+        self._clock = time.monotonic()
         if self._choice.is_timed:
             held_out = [self._pairs.inputs(ffn.layer, train=False) for ffn in self._ffns]
             self._timer = FFNTimer(self._ffns, held_out)
@@ -81,12 +83,20 @@ class Fit:
         trained, epochs = self._trained(starts)
         chosen, fronts = self._cuts(trained)
         predictors = [Predictor(p.fc1, p.fc2, c.cut) for p, c in zip(trained, chosen, strict=True)]
+        if self._choice.zero_cuts:
+            predictors, chosen = self._folded(predictors, chosen)
         layers = tuple(
             self._in_record(layer, predictors[layer], chosen[layer], starts[layer], *of_layer)
             for layer, of_layer in enumerate(zip(epochs, fronts, strict=True))
         )
-        self.fit_seconds = time.monotonic() - clock
+        self._note_time()
         return predictors, layers
+
+    def _note_time(self) -> None:
+        """Count the time since the last call, so that a resume knows what was taken before it."""
+        now = time.monotonic()
+        self.fit_seconds = self._workspace.add_seconds("fitting", now - self._clock)
+        self._clock = now
 
     def _starts(self) -> list[Predictor]:
         rank = self._choice.ranks(self._ffns[0].d_model)[-1]
@@ -117,6 +127,7 @@ class Fit:
                     of_layer += more
             found = [point.rank for point in choose(candidates, self._choice.max_missed)]
         self._workspace.write("ranks", found)
+        self._note_time()
         return found
 
     def _tried(self, starts: Sequence[Predictor]) -> Sequence[Predictor]:
@@ -139,6 +150,7 @@ class Fit:
                         start, self._pairs, layer, self._training, bar.update
                     )
                     self._workspace.save_layer(layer, predictor, epoch)
+                    self._note_time()
                     known = predictor, epoch
                 else:
                     bar.update(self._training.epochs * self._num_rows(self._training))
@@ -159,6 +171,17 @@ class Fit:
             for layer, (predictor, cut) in enumerate(zip(trained, cuts, strict=True))
         ]
         return [of_layer[0] for of_layer in points], [[] for _ in trained]
+
+    def _folded(
+        self, predictors: Sequence[Predictor], chosen: Sequence[PredictorPoint]
+    ) -> tuple[list[Predictor], list[PredictorPoint]]:
+        """Return predictors with a cut of 0 in place of their own, and what those give."""
+        folded, points = [], []
+        for layer, (predictor, point) in enumerate(zip(predictors, chosen, strict=True)):
+            folded.append(fold_cut(predictor, self._pairs.inputs(layer, train=True)))
+            (found,) = self._points(layer, folded[-1], [0.0])
+            points.append(replace(found, us=point.us))
+        return folded, points
 
     def _given_cut(self, layer: int, predictor: Predictor) -> float:
         if self._choice.recall is None:
@@ -189,7 +212,7 @@ class Fit:
         """Judge on all validation rows what was chosen on some, and the start at the same recall."""
         held_out = (
             self._pairs.inputs(layer, train=False),
-            self._pairs.bits(layer, train=False),
+            self._pairs.shares(layer, train=False),
         )
         (found,) = qualities(predictor, *held_out, [point.cut])
         chosen = replace(point, recall=found.recall, predicted_sparsity=found.predicted_sparsity)

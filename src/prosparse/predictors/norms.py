@@ -39,7 +39,7 @@ def as_reading(predictors: Predictors, reads: InputKind, model: PreTrainedModel)
     if cuts != [0.0]:
         raise UserError(
             f"These predictors read '{predictors.reads}' and are to read '{reads}', which is the same "
-            f"only with a cut of 0; theirs are from {cuts[0]:g} to {cuts[-1]:g}. Fit with --cut 0, or "
+            f"only with a cut of 0; theirs are from {cuts[0]:g} to {cuts[-1]:g}. Fit with --zero-cuts, or "
             f"on --input {reads}."
         )
     layers = []

@@ -36,6 +36,7 @@ class ChoiceOptions:
     cut: float | None
     recall: float | None
     max_missed: float
+    zero_cuts: bool = False
 
     def __post_init__(self) -> None:
         if self.cut is not None and self.recall is not None:
@@ -89,7 +90,11 @@ class ChoiceOptions:
                 )
 
     def in_words(self) -> str:
-        """Return how rank and cut were chosen, as one sentence."""
+        """Return how rank and cut were chosen, as a sentence or two."""
+        folded = " The cuts are folded into the second layers." if self.zero_cuts else ""
+        return f"{self._choice_in_words()}{folded}"
+
+    def _choice_in_words(self) -> str:
         if self.cut is not None:
             cut = f"the cut is {self.cut:g} in all layers"
         elif self.recall is not None:

@@ -5,8 +5,8 @@ A folder holds for each layer memory-mapped files without headers, a row for eac
 
     inputs_N.f16    float16 [rows, D]: what the predictor reads; residuals divided by their root mean
                     square, which changes a predictor's logits by a positive factor only
-    active_N.bits   uint8 [rows, ceil(F / 8)]: x_1 != 0, a bit for each neuron, first neuron first
-    heavy_N.bits    likewise: neurons whose part of the FFN's output is not small beside it
+    shares_N.u8     uint8 [rows, F]: 0 where a neuron is inactive, else its share of the FFN's output,
+                    |x_1j| ||down_proj[:, j]|| / ||y||, eight codes for a factor of two
     values_N.f16    float16 [sample, F]: x_1 of the first validation rows
 
 and `meta.json`, which is written last: a folder without it was not finished. The last twentieth of the
@@ -35,6 +35,8 @@ META_NAME = "meta.json"
 VALIDATION_SHARE = 0.05
 MOST_VALUES = 2048
 """Validation rows whose x_1 is kept, to weigh what a predictor misses."""
+DROPPED_BITS = 20
+CODE_OFFSET = (127 << 3) - 223  # so that 1 is 223
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,10 @@ class Layout:
         """Rows from `num_train` on whose x_1 is kept."""
         return min(MOST_VALUES, self.num_validation)
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row's activity."""
-        return -(-self.d_ff // 8)
-
     @cached_property
     def num_bytes(self) -> int:
         """What the folder takes on disk."""
-        pairs = self.rows * 2 * (self.d_model + self.row_bytes)
+        pairs = self.rows * (2 * self.d_model + self.d_ff)
         return self.num_layers * (pairs + 2 * self.num_values * self.d_ff)
 
 
@@ -103,13 +100,13 @@ class PairWriter:
     def __init__(self, folder: Path, layout: Layout) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._layout = folder, layout
-        self._inputs, self._active, self._heavy, self._values = (
+        self._inputs, self._shares, self._values = (
             [open_map(folder, name, layout, layer, "w+") for layer in range(layout.num_layers)]
-            for name in ("inputs", "active", "heavy", "values")
+            for name in ("inputs", "shares", "values")
         )
 
     def write(
-        self, layer: int, first: int, inputs_TD: Tensor, x1_TF: Tensor, is_heavy_TF: Tensor
+        self, layer: int, first: int, inputs_TD: Tensor, x1_TF: Tensor, shares_TF: Tensor
     ) -> None:
         """Write the pairs of some tokens from row `first` on; rows beyond the last are dropped.
 
@@ -118,7 +115,7 @@ class PairWriter:
             first: Row of the first token.
             inputs_TD: What the predictor reads.
             x1_TF: The intermediate.
-            is_heavy_TF: Which of its neurons are heavy.
+            shares_TF: Its neurons' shares of the output, 0 where they are inactive.
 
         Raises:
             UserError: An input does not fit into float16, or is not finite.
@@ -136,9 +133,7 @@ class PairWriter:
                 "can be collected of this model."
             )
         self._inputs[layer][first : first + count] = rows.cpu().numpy()
-        for maps, flags_TF in ((self._active, x1_TF != 0), (self._heavy, is_heavy_TF)):
-            bits = np.packbits(flags_TF[:count].cpu().numpy(), axis=1)
-            maps[layer][first : first + count] = bits
+        self._shares[layer][first : first + count] = encode_shares(shares_TF[:count]).cpu().numpy()
         start = self._layout.num_train
         low, high = max(first, start), min(first + count, start + self._layout.num_values)
         if low < high:
@@ -147,7 +142,7 @@ class PairWriter:
 
     def finish(self) -> None:
         """Say that all rows are there."""
-        for maps in (self._inputs, self._active, self._heavy, self._values):
+        for maps in (self._inputs, self._shares, self._values):
             for file in maps:
                 file.flush()
         write_whole(self._folder / META_NAME, json.dumps(asdict(self._layout), indent=1) + "\n")
@@ -168,13 +163,9 @@ class Pairs:
         """Return the inputs of a layer, float16 [rows, D], memory-mapped."""
         return torch.from_numpy(self._rows(layer, "inputs", train))
 
-    def bits(self, layer: int, *, train: bool) -> Tensor:
-        """Return the activity of a layer, uint8 [rows, ceil(F / 8)], memory-mapped."""
-        return torch.from_numpy(self._rows(layer, "active", train))
-
-    def heavy_bits(self, layer: int) -> Tensor:
-        """Return which neurons are heavy in the rows to train on, as `bits`."""
-        return torch.from_numpy(self._rows(layer, "heavy", train=True))
+    def shares(self, layer: int, *, train: bool) -> Tensor:
+        """Return the coded shares of a layer, uint8 [rows, F], memory-mapped; 0 is inactive."""
+        return torch.from_numpy(self._rows(layer, "shares", train))
 
     def values(self, layer: int) -> Tensor:
         """Return x_1 of the first validation rows of a layer, float32 [sample, F]."""
@@ -196,19 +187,26 @@ def finished_pairs(folder: Path, layout: Layout) -> Pairs | None:
     return pairs if pairs.layout == layout else None
 
 
-def unpack(bits: Tensor, d_ff: int) -> Tensor:
-    """Return the activity of rows, bool [rows, F], of bits uint8 [rows, ceil(F / 8)]."""
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
-    spread = bits.unsqueeze(-1).bitwise_right_shift(shifts).bitwise_and(1)
-    return spread.flatten(-2)[..., :d_ff].bool()
+def encode_shares(shares: Tensor) -> Tensor:
+    """Return shares >= 0 as bytes: 0 for 0, else 1 to 255, eight for a factor of two.
+
+    A code is the exponent and the first three bits of the mantissa of a float32.
+    """
+    codes = (shares.float().view(torch.int32) >> DROPPED_BITS).sub_(CODE_OFFSET).clamp_(1, 255)
+    return codes.mul_(shares != 0).to(torch.uint8)
+
+
+def decode_shares(codes: Tensor) -> Tensor:
+    """Return the shares of bytes, float32, within 6 % from 2^-27 to 2^4."""
+    bits = ((codes.int() + CODE_OFFSET) << DROPPED_BITS) + (1 << (DROPPED_BITS - 1))
+    return bits.view(torch.float32) * (codes != 0)
 
 
 def open_map(folder: Path, name: str, layout: Layout, layer: int, mode: str) -> np.memmap:
     """Return one file of a layer as an array."""
     suffix, dtype, shape = {
         "inputs": ("f16", np.float16, (layout.rows, layout.d_model)),
-        "active": ("bits", np.uint8, (layout.rows, layout.row_bytes)),
-        "heavy": ("bits", np.uint8, (layout.rows, layout.row_bytes)),
+        "shares": ("u8", np.uint8, (layout.rows, layout.d_ff)),
         "values": ("f16", np.float16, (layout.num_values, layout.d_ff)),
     }[name]
     path = folder / f"{name}_{layer}.{suffix}"

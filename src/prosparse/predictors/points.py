@@ -69,5 +69,5 @@ def with_times(
 def recall_cut(predictor: Predictor, pairs: Pairs, layer: int, recall: float) -> float:
     """Return the highest cut that keeps a recall on the kept rows."""
     kept = pairs.layout.num_values
-    inputs, bits = pairs.inputs(layer, train=False), pairs.bits(layer, train=False)
-    return cut_for_recall(predictor, inputs[:kept], bits[:kept], recall)
+    inputs, shares = pairs.inputs(layer, train=False), pairs.shares(layer, train=False)
+    return cut_for_recall(predictor, inputs[:kept], shares[:kept], recall)

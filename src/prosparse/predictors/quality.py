@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prosparse.predictors.pairs import unpack
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,31 +71,31 @@ class Counts:
 
 @torch.no_grad()
 def qualities(
-    predictor: Predictor, inputs_TD: Tensor, bits_TB: Tensor, cuts: Sequence[float]
+    predictor: Predictor, inputs_TD: Tensor, shares_TF: Tensor, cuts: Sequence[float]
 ) -> list[Quality]:
     """Return the quality of a predictor at several cuts.
 
     Args:
         predictor: On the device to compute on.
         inputs_TD: What it reads.
-        bits_TB: Activity, uint8 [T, ceil(F / 8)].
+        shares_TF: Coded shares, 0 where a neuron is inactive.
         cuts: Those to try in place of its own.
     """
-    device, d_ff = predictor.fc1.device, len(predictor.fc2)
+    device = predictor.fc1.device
     counts = Counts(cuts, device)
-    for x, bits in zip(inputs_TD.split(CHUNK), bits_TB.split(CHUNK), strict=True):
-        counts.add(predictor.logits(x.to(device)), unpack(bits.to(device), d_ff))
+    for x, shares in zip(inputs_TD.split(CHUNK), shares_TF.split(CHUNK), strict=True):
+        counts.add(predictor.logits(x.to(device)), shares.to(device) != 0)
     return counts.qualities()
 
 
 @torch.no_grad()
 def cut_for_recall(
-    predictor: Predictor, inputs_TD: Tensor, bits_TB: Tensor, recall: float
+    predictor: Predictor, inputs_TD: Tensor, shares_TF: Tensor, recall: float
 ) -> float:
     """Return the highest cut with at least this recall on some rows, -inf where none are active."""
-    device, d_ff = predictor.fc1.device, len(predictor.fc2)
+    device = predictor.fc1.device
     logits_TF = predictor.logits(inputs_TD.to(device))
-    of_active = logits_TF[unpack(bits_TB.to(device), d_ff)].sort().values
+    of_active = logits_TF[shares_TF.to(device) != 0].sort().values
     if not len(of_active):
         return float("-inf")
     misses = int((1 - recall) * len(of_active) + 1e-9)

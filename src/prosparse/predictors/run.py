@@ -40,7 +40,8 @@ def fit_predictors(
     rank: int | None = None,
     cut: float | None = None,
     recall: float | None = None,
-    max_missed: float = 0.1,
+    max_missed: float = 0.03,
+    zero_cuts: bool = False,
     epochs: int = 20,
     learning_rate: float = 1e-3,
     batch_size: int = 1024,
@@ -72,6 +73,7 @@ def fit_predictors(
         cut: Logit below which a neuron is predicted inactive, in all layers.
         recall: In place of a cut: each layer's is the highest that keeps this recall, in (0, 1).
         max_missed: In place of both: mean share of the FFN outputs' norm that may be missed.
+        zero_cuts: Fold the cuts into the second layers, nearly: PowerInfer has one threshold for all.
         epochs: At most; 0 keeps the starts.
         learning_rate: Of AdamW.
         batch_size: Rows of a training step.
@@ -102,7 +104,7 @@ def fit_predictors(
         raise UserError(f"--input must be {' or '.join(INPUT_KINDS)}; found '{reads}'.")
     if not data:
         raise UserError("No text to collect pairs from; give at least one --data NAME=PATH.")
-    choice = ChoiceOptions(reads, rank, cut, recall, max_missed)
+    choice = ChoiceOptions(reads, rank, cut, recall, max_missed, zero_cuts)
     training = FitOptions(epochs, learning_rate, batch_size=batch_size, seed=seed)
     where = choose_device(device)
     used = forward_precision(precision, where)
@@ -135,7 +137,7 @@ def fit_predictors(
             precision=used,
             progress=progress,
         )
-        collect_seconds = time.monotonic() - clock
+        collect_seconds = workspace.add_seconds("collecting", time.monotonic() - clock)
         fit = Fit(network, pairs, workspace, choice, training, progress)
         predictors, layers = fit.run()
         record = PredictorFitRecord(

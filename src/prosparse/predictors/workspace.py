@@ -70,6 +70,13 @@ class FitWorkspace:
         """Write a value of JSON under a name."""
         write_whole(self.folder / f"{name}.json", json.dumps(value, indent=1) + "\n")
 
+    def add_seconds(self, name: str, seconds: float) -> float:
+        """Add to what a part of the fit has taken, in this process or one before; return the sum."""
+        known = self.read("seconds") or {}
+        known[name] = known.get(name, 0.0) + seconds
+        self.write("seconds", known)
+        return known[name]
+
     def save_layer(self, layer: int, predictor: Predictor, epochs: int) -> None:
         """Keep the trained predictor of a layer."""
         path = self._path(layer)
