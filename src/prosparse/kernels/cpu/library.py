@@ -90,6 +90,11 @@ def library() -> ctypes.CDLL:
         raise ValueError("it was compiled from other sources")
     loaded.prosparse_run.argtypes = [ctypes.POINTER(Job)]
     loaded.prosparse_project.argtypes = [ctypes.POINTER(Job), ctypes.c_int32]
+    loaded.prosparse_run_predicted.argtypes = [
+        ctypes.POINTER(Job),
+        ctypes.POINTER(Job),
+        ctypes.c_float,
+    ]
     loaded.prosparse_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32]
     loaded.prosparse_read.restype = ctypes.c_uint64
     loaded.prosparse_variant.restype = ctypes.c_char_p

@@ -104,6 +104,21 @@ def sparse_ffn_of(x: Tensor, parts: tuple, residual: Tensor | None, float32_outp
     return _run_ffn(job[0], x, residual, float32_output)
 
 
+def predicted_ffn(x: Tensor, weights: FFNWeights, fc1: Tensor, fc2T: Tensor, cut: float) -> Tensor:
+    """The FFN behind a predictor in one call; see `prosparse.kernels.predicted`."""
+    predictor = _job(x, len(fc1), 0.0)
+    predictor.gate, predictor.down = _matrix(fc1, None), _matrix(fc2T, None)
+    y = torch.empty_like(x)
+    ffn = _job_of(x, weights)
+    ffn.y, ffn.down = y.data_ptr(), _matrix(weights.down_projT, None)
+    _check(
+        library().prosparse_run_predicted(
+            ctypes.byref(predictor), ctypes.byref(ffn), _rounded(cut, x.dtype)
+        )
+    )
+    return y
+
+
 def _ffn_jobs(x: Tensor, weights: FFNWeights) -> list[Job] | None:
     return [_ffn_job(x, weights)] if _has_whole_blocks(weights) else None
 
@@ -195,5 +210,9 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(job: Job) -> None:
-    if library().prosparse_run(ctypes.byref(job)):
+    _check(library().prosparse_run(ctypes.byref(job)))
+
+
+def _check(has_failed: int) -> None:
+    if has_failed:
         raise MemoryError("The CPU kernels found no memory for their lists.")

@@ -95,7 +95,7 @@ struct InputBuffers {
 
 struct Buffers {
   InputBuffers x_of_gate, x_of_up;
-  Buffer rows, values, counts;
+  Buffer rows, values, counts, mask;
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -162,84 +162,8 @@ float* prepared_x(const Job& job, int64_t stride, const Matrix& matrix, SplitX& 
   return widened_x(job, stride, matrix.kind, buffers.widened);
 }
 
-// Bring what the chunks found together, in order.
-void close_gaps(const Job& job, Workspace& work, int64_t num_chunks) {
-  int64_t count = 0;
-  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-    const int64_t first = chunk * work.neurons_per_chunk, found = work.counts[chunk];
-    std::memmove(work.rows + count, work.rows + first, static_cast<size_t>(found) * sizeof(int32_t));
-    std::memmove(work.values + count * job.tokens, work.values + first * job.tokens,
-                 static_cast<size_t>(found * job.tokens) * sizeof(float));
-    count += found;
-  }
-  work.num_rows = count;
-}
-
-// A neuron whose x_1 is zero for all tokens after all (up may be zero too) is not read again.
-void drop_zeros(const Job& job, Workspace& work) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < work.num_rows; ++i) {
-    bool is_needed = false;
-    for (int64_t t = 0; t < job.tokens; ++t) {
-      const float value = work.values[i * job.tokens + t];
-      is_needed |= value != 0.0f;
-      work.values[count * job.tokens + t] = value;
-    }
-    work.rows[count] = work.rows[i];
-    count += is_needed;
-  }
-  work.num_rows = count;
-}
-
-void write_x1(const Job& job, const Workspace& work) {
-  const size_t size = job.kind == FLOAT32 ? 4 : 2;
-  std::memset(job.x1, 0, static_cast<size_t>(job.tokens * job.d_ff) * size);
-  for (int64_t i = 0; i < work.num_rows; ++i) {
-    for (int64_t t = 0; t < job.tokens; ++t) {
-      put(job.x1, job.kind, t * job.d_ff + work.rows[i], work.values[i * job.tokens + t]);
-    }
-  }
-}
-
-void run_steps(const Job& job) {
-  thread_local Buffers buffers;
-  Workspace work{};
-  const int64_t pieces = PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
-  work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
-  work.neurons_per_chunk = ceil_div(job.d_ff, pieces);
-  const int64_t num_chunks = ceil_div(job.d_ff, work.neurons_per_chunk);
-  work.rows = buffers.rows.of<int32_t>(job.d_ff);
-  work.values = buffers.values.of<float>(job.d_ff * job.tokens);
-  work.counts = buffers.counts.of<int32_t>(num_chunks);
-  if (job.gate.values) {
-    work.x_of_gate =
-        prepared_x(job, work.stride, job.gate, work.split_of_gate, buffers.x_of_gate);
-  }
-  if (job.up.values) {
-    const bool is_same = job.gate.values && job.gate.kind == job.up.kind &&
-                         job.gate.group == job.up.group;
-    if (is_same) {
-      work.x_of_up = work.x_of_gate, work.split_of_up = work.split_of_gate;
-    } else {
-      work.x_of_up = prepared_x(job, work.stride, job.up, work.split_of_up, buffers.x_of_up);
-    }
-  }
-  run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
-  close_gaps(job, work, num_chunks);
-  if (job.up.values) {
-    work.rows_per_unit = ceil_div(work.num_rows, pieces) < 8 ? 8 : ceil_div(work.num_rows, pieces);
-    run_pieces<&Variant::up_unit>(job, work, ceil_div(work.num_rows, work.rows_per_unit));
-    drop_zeros(job, work);
-  }
-  if (job.x1) write_x1(job, work);
-  if (job.y) {
-    int64_t columns = ceil_div(job.d_model, job.num_threads > 0 ? job.num_threads : 1);
-    columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, LEAST_TILE) * LEAST_TILE;
-    const int64_t most = MOST_TILE_FLOATS / job.tokens / LEAST_TILE * LEAST_TILE;
-    work.columns_per_tile = columns < most ? columns : most;
-    run_pieces<&Variant::down_tile>(job, work, ceil_div(job.d_model, work.columns_per_tile));
-  }
-}
+#include "run.h"
+#include "predicted.h"
 
 // One of several projections of one x.
 struct Part {
@@ -309,6 +233,16 @@ PROSPARSE_API int32_t prosparse_run(const Job* job) {
     run_steps(*job);
     return 0;
   } catch (...) { // nothing may be thrown into Python
+    return 1;
+  }
+}
+
+// Run an FFN for the neurons whose logit is not below `cut`; see predicted.h. Returns as above.
+PROSPARSE_API int32_t prosparse_run_predicted(const Job* predictor, const Job* ffn, float cut) {
+  try {
+    run_predicted(*predictor, *ffn, cut);
+    return 0;
+  } catch (...) {
     return 1;
   }
 }
