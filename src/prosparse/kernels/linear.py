@@ -21,6 +21,7 @@ __all__ = ["MAX_TOGETHER", "linear", "linears", "quantized_linear"]
 MAX_TOGETHER = 3
 """Projections of one launch: query, key and value."""
 
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, weights_ready: bool = False
 ) -> Tensor:

@@ -96,9 +96,7 @@ def sparse_ffn(
     return _run_ffn(_ffn_job(x, weights), x, residual, float32_output)
 
 
-def sparse_ffn_of(
-    x: Tensor, parts: tuple, residual: Tensor | None, float32_output: bool
-) -> Tensor:
+def sparse_ffn_of(x: Tensor, parts: tuple, residual: Tensor | None, float32_output: bool) -> Tensor:
     """The same of the fields of an `FFNWeights`, which are checked when they are first seen."""
     job = prepared(x, parts, lambda: _ffn_jobs(x, checked_ffn(x, parts)))
     if job is None:
