@@ -74,7 +74,8 @@ def entrants(
         if bits == 16:
             found += _stock(model, course, stack)
         if with_llamacpp:
-            found += [_llamacpp(model, kind, bits, course, stack) for kind in FILES[bits]]
+            for kind in FILES[bits]:
+                found += _llamacpp(model, kind, course, stack)
         found += _ours(model, bits, course, stack)
         yield found
 
@@ -92,19 +93,24 @@ def _stock(model: PreTrainedModel, course: Course, stack: ExitStack) -> list[Ent
     return found
 
 
-def _llamacpp(
-    model: PreTrainedModel, kind: str, bits: int, course: Course, stack: ExitStack
-) -> Entrant:
-    decodes, mb, repacked, threads = [], 0.0, True, torch.get_num_threads()
-    for with_ffns in (False, True):
-        path = course.folder / f"{kind}-{'whole' if with_ffns else 'no-ffn'}.gguf"
+def _llamacpp(model: PreTrainedModel, kind: str, course: Course, stack: ExitStack) -> list[Entrant]:
+    """Return llama.cpp with one kind of file; quantized ones with weights repacked and as they are."""
+    threads, bits = torch.get_num_threads(), next(b for b, kinds in FILES.items() if kind in kinds)
+    paths = [course.folder / f"{kind}-{part}.gguf" for part in ("no-ffn", "whole")]
+    mb = 0.0
+    for path, with_ffns in zip(paths, (False, True), strict=True):
         mb = write_gguf(cast("LlamaForCausalLM", model), path, kind, with_ffns=with_ffns)
-        repacked = repacked and can_repack(path, threads)
-        decodes.append(
+    found = []
+    for repacked in (True, False) if kind.startswith("Q") else (True,):
+        if repacked and not all(can_repack(path, threads) for path in paths):
+            continue
+        no_ffn, whole = (
             stack.enter_context(llama_decode(path, course.max_length, threads, repacked))
+            for path in paths
         )
-    name = f"llama.cpp {kind}" + ("" if repacked else ", not repacked (it crashes here)")
-    return Entrant(name, bits, decodes[1], mb, decodes[0])
+        name = f"llama.cpp {kind}" + ("" if repacked else ", not repacked")
+        found.append(Entrant(name, bits, whole, mb, no_ffn))
+    return found
 
 
 def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -> list[Entrant]:

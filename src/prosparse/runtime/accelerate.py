@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
-from prosparse.kernels.cpu.memory import ask_for_huge_pages
+from prosparse.kernels.cpu.memory import move_onto_huge_pages
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from prosparse.kernels.backend import Backend
@@ -115,18 +116,26 @@ class Accelerated:
                 if not is_neuron_major(projection, is_down=projection is down):
                     make_neuron_major(projection)
                     self._undo.callback(make_row_major, projection)
-                ask_for_huge_pages(rows_by_neuron(projection, is_down=projection is down))
             if self.is_screened:
                 build_screen(ffn)
-        self._read_rows_of_other_projections()
+        # Down projections lie apart: when they are turned back, their memory is free as a whole.
+        downs = [ffn.down for ffn in self._ffns]
+        parts = [part for ffn in self._ffns for part in projections(ffn).values()]
+        others = [part for part in parts if all(part is not down for down in downs)]
+        others += self._read_rows_of_other_projections()
+        for modules in (downs, others):
+            move_onto_huge_pages([t for m in modules for t in few_tokens.stored(m)])
 
     def _path(self, ffn: FFN) -> SparsePath:
         if self.is_predicted:
             return PredictedPath(ffn, self.max_tokens, self._predictors[ffn.layer])
         return SparsePath(ffn, self.max_tokens, self.is_screened)
 
-    def _read_rows_of_other_projections(self) -> None:
-        """Attention's and the head: plain ones where our kernel is the faster, packed ones anywhere."""
+    def _read_rows_of_other_projections(self) -> list[nn.Module]:
+        """Read attention's and the head by rows: plain ones where our kernel is faster, packed ones anywhere.
+
+        Returns them.
+        """
         inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
         modules = [module for module in self.model.modules() if id(module) not in inside]
         plain = [
@@ -134,10 +143,11 @@ class Accelerated:
             for module in few_tokens.plain_linears(modules)
             if choose_backend(module.weight.device) in ("cuda", "cpu")
         ]
-        for projection in plain + few_tokens.packed_projections(modules):
+        found = plain + few_tokens.packed_projections(modules)
+        for projection in found:
             few_tokens.swap_in(projection, self.max_tokens)
-            ask_for_huge_pages(few_tokens.stored_rows(projection))
             self._undo.callback(few_tokens.swap_out, projection)
+        return found
 
 
 def accelerate(
