@@ -7,6 +7,7 @@ import pytest
 
 import prosparse as ps
 from prosparse.records.evaluation import (
+    NOT_CHOSEN,
     ChangedAnswer,
     Column,
     EvaluationRecord,
@@ -112,7 +113,11 @@ def test_quality_against_sparsity_is_drawn_of_two(two, tmp_path):
 
 def test_what_is_missing_is_listed_and_not_averaged(tmp_path):
     found = record(
-        model("dense", {"piqa": 0.7}), missing=(MissingTask("copa", "There is no copa.jsonl."),)
+        model("dense", {"piqa": 0.7}),
+        missing=(
+            MissingTask("copa", "There is no copa.jsonl."),
+            MissingTask("gsm8k", NOT_CHOSEN),
+        ),
     )
     assert column_grid(found).rows[0][1:4] == ("–", "–", "–")
     assert headline(found) == (
@@ -121,6 +126,7 @@ def test_what_is_missing_is_listed_and_not_averaged(tmp_path):
     write_record(found, tmp_path)
     page = run_page(tmp_path).markdown()
     assert "- copa: There is no copa.jsonl." in page
+    assert "- Not chosen: gsm8k." in page
     assert "– has no average" in page
 
 

@@ -73,7 +73,7 @@ def evaluate(
     import prosparse as ps
     from prosparse.cli.live import LiveScores, write
     from prosparse.reporting.evaluation_grids import column_grid, difference_grid
-    from prosparse.reporting.summary import headline
+    from prosparse.reporting.evaluation_sections import headline, missing_texts
     from prosparse.reporting.tables import markdown_table
 
     record = ps.evaluate(
@@ -98,8 +98,8 @@ def evaluate(
     write(f"\n{markdown_table(column_grid(record))}\n")
     if record.differences:
         write(f"{markdown_table(difference_grid(record))}\n")
-    for missing in record.missing:
-        write(f"Missing: {missing.task}: {missing.reason}")
+    for missing in missing_texts(record):
+        write(missing)
     write(headline(record))
     if out is not None:
         write(f"Wrote {ps.report(out)}")

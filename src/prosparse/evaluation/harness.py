@@ -36,6 +36,18 @@ class Item:
     """For the file: what was answered, what was right, every metric."""
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back lm-eval's warnings: of options that we do not use, for every task anew."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def load_task(task: SuiteTask, data_dir: str | None, num_items: int | None) -> ConfigurableTask:
     """Return a task with its items.
 
@@ -43,7 +55,7 @@ def load_task(task: SuiteTask, data_dir: str | None, num_items: int | None) -> C
         MissingData: They are not there.
     """
     where = {"data_dir": data_dir, "num_items": num_items, "num_shots": task.shots}
-    with _quiet():
+    with quiet():
         manager = TaskManager(
             include_path=str(TASKS_FOLDER), include_defaults=False, metadata=where
         )
@@ -52,7 +64,7 @@ def load_task(task: SuiteTask, data_dir: str | None, num_items: int | None) -> C
 
 def answer_task(task: SuiteTask, loaded: ConfigurableTask, model: LM, is_chat: bool) -> list[Item]:
     """Return every item of a task as a model answers it, in the order of the data."""
-    with _quiet():
+    with quiet():
         results = lm_eval.evaluate(
             model,
             {"tasks": {task.name: loaded}, "groups": {}, "group_map": {}},
@@ -99,15 +111,3 @@ def _chosen(likelihoods: list[float], choices: list[str], metric: str) -> tuple[
     scores = np.array(likelihoods) / (lengths if metric == "acc_norm" else 1.0)
     second, best = np.sort(scores)[-2:]
     return int(np.argmax(scores)), float(best - second)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back lm-eval's warnings: of options that we do not use, for every task anew."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

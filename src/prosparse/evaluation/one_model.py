@@ -15,7 +15,7 @@ from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import AnswerFile
 from prosparse.evaluation.answering import AnsweringModel
 from prosparse.evaluation.backends import BACKENDS
-from prosparse.evaluation.harness import Item, answer_task, first_prompt
+from prosparse.evaluation.harness import Item, answer_task, first_prompt, quiet
 from prosparse.evaluation.identity import model_hash
 from prosparse.evaluation.remembering import RememberingModel
 from prosparse.evaluation.scores import averages, pooled_sparsity, task_score
@@ -95,7 +95,8 @@ def answer_all(
     scores: list[TaskScore] = []
     meter = _meter(network, tokenizer) if backend == "dense" else None
     with BACKENDS[backend](network) as max_tokens:
-        model = AnsweringModel(network, tokenizer, how.batch_size, max_tokens)
+        with quiet():
+            model = AnsweringModel(network, tokenizer, how.batch_size, max_tokens)
         for number, (task, loaded) in enumerate(tasks, start=1):
             file = AnswerFile(folder / f"{task.name}-{_key(task, backend, how)}.jsonl")
             title = f"{name}: {task.title} ({number} of {len(tasks)})"

@@ -13,7 +13,7 @@ from prosparse.evaluation.sandbox import check_confinement
 from prosparse.evaluation.suite import SuiteTask, load_suite
 from prosparse.evaluation.task_data import MissingData
 from prosparse.model.checkpoint import load_tokenizer
-from prosparse.records.evaluation import MissingTask
+from prosparse.records.evaluation import NOT_CHOSEN, MissingTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,7 @@ def load_tasks(
     loaded, missing = [], []
     for task in load_suite().tasks:
         if task not in chosen:
-            missing.append(MissingTask(task.name, "not chosen"))
+            missing.append(MissingTask(task.name, NOT_CHOSEN))
         elif task.runs_code and not allow_code_execution:
             reason = "it runs code that the model wrote: allow it with --allow-code-execution"
             if is_named:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+NOT_CHOSEN = "not chosen"
+"""Why a task is missing that could have run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of Table 1: a group of tasks."""

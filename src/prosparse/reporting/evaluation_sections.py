@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prosparse.records.evaluation import EvaluationRecord
+from prosparse.records.evaluation import NOT_CHOSEN, EvaluationRecord
 from prosparse.reporting.evaluation_grids import (
     average_text,
     changed_grid,
@@ -186,11 +186,20 @@ def _all_means(record: EvaluationRecord) -> list:
     return [mean for scores in record.models for mean in (*scores.columns, scores.overall)]
 
 
+def missing_texts(record: EvaluationRecord) -> list[str]:
+    """Return why tasks are missing, those that were not chosen in one sentence."""
+    told = [
+        f"{missing.task}: {missing.reason.rstrip('.')}."
+        for missing in record.missing
+        if missing.reason != NOT_CHOSEN
+    ]
+    others = [missing.task for missing in record.missing if missing.reason == NOT_CHOSEN]
+    return [*told, *([f"Not chosen: {listing(others)}."] if others else [])]
+
+
 def _missing(record: EvaluationRecord) -> list[Section]:
-    if not record.missing:
-        return []
-    told = tuple(f"{missing.task}: {missing.reason.rstrip('.')}." for missing in record.missing)
-    return [Section("Missing tasks", items=told)]
+    told = missing_texts(record)
+    return [Section("Missing tasks", items=tuple(told))] if told else []
 
 
 def _differences(record: EvaluationRecord) -> list[Section]:
