@@ -157,12 +157,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     reason = race_llamacpp.why_not()
-    absent = [reason] if reason else []
+    remarks = [reason if reason else race_llamacpp.about()]
     compiled = not options.no_compile and can_compile(CPU)
     if not compiled:
-        absent.append("Nothing is compiled: there is no C++ compiler, or --no-compile was given.")
+        remarks.append("Nothing is compiled: there is no C++ compiler, or --no-compile was given.")
     if why_no_library():
-        absent.append(str(why_no_library()))
+        remarks.append(str(why_no_library()))
 
     counts = tuple(int(n) for n in options.layers.split(",")) if options.layers else (None,)
     measured: list[list[Result]] = []
@@ -177,7 +177,7 @@ def main() -> None:
                 with entrants(model, bits, course, reason is None) as runners:
                     results += run_in_turns(runners, ids, options.tokens, options.rounds)
         measured.append(results)
-    write(options, measured, counts, absent)
+    write(options, measured, counts, remarks)
 
 
 def read_model(
@@ -202,7 +202,7 @@ def write(
     options: argparse.Namespace,
     measured: list[list[Result]],
     counts: tuple[int | None, ...],
-    absent: list[str],
+    remarks: list[str],
 ) -> None:
     """Write the record and its Markdown, and print the latter."""
     limit = measure_limit(CPU, Stopwatch(CPU, Repeats(2, 9)))
@@ -215,7 +215,7 @@ def write(
         layers = f"{whole} layers, on the line through measured {counts[0]} and {counts[1]}"
         lines = [extrapolated(f, m, counts, whole) for f, m in zip(*measured, strict=True)]
         results = [found for found in lines if found is not None]
-        absent += [
+        remarks += [
             f"{many.bits} bits, {many.name}: {counts[1]} layers took no longer than {counts[0]}; "
             "the machine was too busy to tell."
             for many, found in zip(measured[-1], lines, strict=True)
@@ -226,7 +226,7 @@ def write(
         f"# Race: {name}, {layers}\n\n{made.device}, {options.threads} threads, {options.rounds} rounds of "
         f"{options.tokens} tokens in turns. Memory reads at {gb_per_s:.1f} GB/s ({limit.method})."
     )
-    text = "\n\n".join([title, table(results, gb_per_s), SILU, DENSE, *absent]) + "\n"
+    text = "\n\n".join([title, table(results, gb_per_s), SILU, DENSE, *remarks]) + "\n"
     record = {
         "model": name,
         "layers": counts,
@@ -238,7 +238,7 @@ def write(
         "gb_per_s": gb_per_s,
         "measured": encode(measured),
         "results": encode(results),
-        "absent": absent,
+        "remarks": remarks,
         "provenance": encode(made),
     }
     with whole_folder(options.folder) as folder:

@@ -23,9 +23,10 @@ import prosparse as ps
 from prosparse.benchmarking.decode_model import layer_sparsity, set_thresholds, traffic
 from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decode, endless, loop_decode, stock_decode
-from prosparse.kernels.linear import ALL_PASS
+from prosparse.kernels.projections import ALL_PASS
 from prosparse.model.ffn import ffns
-from prosparse.model.quantizing import quantize_ffns
+from prosparse.model.quantized import GROUP_SIZE
+from prosparse.model.quantizing import hold_all, places
 from prosparse.runtime import few_tokens
 from prosparse.runtime.decode import Decoder
 from prosparse.runtime.sparse_ffn import PATH, SparsePath
@@ -73,7 +74,8 @@ def entrants(
         if bits == 16:
             found += _stock(model, course, stack)
         if with_llamacpp:
-            found += [_llamacpp(model, kind, bits, course, stack) for kind in FILES[bits]]
+            for kind in FILES[bits]:
+                found += _llamacpp(model, kind, course, stack)
         found += _ours(model, bits, course, stack)
         yield found
 
@@ -91,29 +93,35 @@ def _stock(model: PreTrainedModel, course: Course, stack: ExitStack) -> list[Ent
     return found
 
 
-def _llamacpp(
-    model: PreTrainedModel, kind: str, bits: int, course: Course, stack: ExitStack
-) -> Entrant:
-    decodes, mb, repacked, threads = [], 0.0, True, torch.get_num_threads()
-    for with_ffns in (False, True):
-        path = course.folder / f"{kind}-{'whole' if with_ffns else 'no-ffn'}.gguf"
+def _llamacpp(model: PreTrainedModel, kind: str, course: Course, stack: ExitStack) -> list[Entrant]:
+    """Return llama.cpp with one kind of file; quantized ones with weights repacked and as they are."""
+    threads, bits = torch.get_num_threads(), next(b for b, kinds in FILES.items() if kind in kinds)
+    paths = [course.folder / f"{kind}-{part}.gguf" for part in ("no-ffn", "whole")]
+    mb = 0.0
+    for path, with_ffns in zip(paths, (False, True), strict=True):
         mb = write_gguf(cast("LlamaForCausalLM", model), path, kind, with_ffns=with_ffns)
-        repacked = repacked and can_repack(path, threads)
-        decodes.append(
+    found = []
+    for repacked in (True, False) if kind.startswith("Q") else (True,):
+        if repacked and not all(can_repack(path, threads) for path in paths):
+            continue
+        no_ffn, whole = (
             stack.enter_context(llama_decode(path, course.max_length, threads, repacked))
+            for path in paths
         )
-    name = f"llama.cpp {kind}" + ("" if repacked else ", not repacked (it crashes here)")
-    return Entrant(name, bits, decodes[1], mb, decodes[0])
+        name = f"llama.cpp {kind}" + ("" if repacked else ", not repacked")
+        found.append(Entrant(name, bits, whole, mb, no_ffn))
+    return found
 
 
 def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -> list[Entrant]:
     base = copy.deepcopy(model)
     if bits < 16:
-        quantize_ffns(base, bits)
+        _hold_everything(base, bits)
     stack.enter_context(endless(base))
     no_ffn = _twin(base)
     stack.enter_context(bare(no_ffn, keep_attention=True))
-    for projection in few_tokens.plain_linears(no_ffn.modules()):
+    modules = list(no_ffn.modules())
+    for projection in few_tokens.plain_linears(modules) + few_tokens.packed_projections(modules):
         few_tokens.swap_in(projection, max_tokens=1)
     rest = _loop(no_ffn, course)
     # The one that lays the weights out comes first and is taken away last.
@@ -131,6 +139,12 @@ def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -
         share = sum(layers) / len(layers) if wanted is None else wanted
         found.append(Entrant(f"ours, sparse {share:.1%}", bits, _loop(sparse, course), mb, rest))
     return found
+
+
+def _hold_everything(model: PreTrainedModel, bits: int) -> None:
+    """Hold every matrix in so few bits, whether the model bears it or not, as llama.cpp's files do."""
+    found = places(model)
+    hold_all(model, {place.name: bits for place in found}, found, GROUP_SIZE)
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import multiprocessing
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,15 @@ def why_not() -> str | None:
             "or put the folder where it is installed on PYTHONPATH."
         )
     return None
+
+
+def about() -> str:
+    """Return which llama.cpp takes part, and which instructions it was built to use, as one sentence."""
+    import llama_cpp as c
+
+    _start()
+    flags = re.sub(r"\s+", " ", c.llama_print_system_info().decode()).strip(" |")
+    return f"llama.cpp of llama-cpp-python {c.__version__}; it says of itself: {flags}."
 
 
 def write_gguf(model: LlamaForCausalLM, path: Path, kind: str, *, with_ffns: bool = True) -> float:

@@ -52,8 +52,26 @@ def test_all_who_can_run_are_in_the_record(monkeypatch, tmp_path, capsys):
     assert sizes[0] == sizes[1] > sizes[2] > sizes[3]
     assert by_name[8, "ours, dense"]["mb"] > by_name[4, "ours, dense"]["mb"]
     assert all(row["ms"] > 0 and row["ffn_share"] < 1 for row in record["results"])
-    assert "llama.cpp is not here." in record["absent"]
+    assert "llama.cpp is not here." in record["remarks"]
     assert (out / "report.md").read_text() in capsys.readouterr().out + "\n"
+
+
+def test_the_plot_has_everybody_at_every_precision():
+    pytest.importorskip("matplotlib")
+    import race_plot
+
+    names = ("transformers, compiled", "llama.cpp Q8_0, not repacked", "ours, sparse 80.0%")
+    rows = [
+        {"bits": bits, "name": name, "ms": 10.0 * (i + 1), "ms_p10": 9.0, "ms_p90": 11.0}
+        for bits in (16, 4)
+        for i, name in enumerate(names)
+    ]
+    svg = race_plot.race_plot(rows)
+    for name in names:
+        assert svg.count(f">{name}<") == 2
+    assert ">16 bits<" in svg
+    assert ">4 bits<" in svg
+    assert svg.count(">33.3<") == 2
 
 
 def test_all_layers_are_on_the_line_through_two_numbers_of_them():

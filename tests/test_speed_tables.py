@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from prosparse.records.files import read_record
+from prosparse.reporting import page as _page  # noqa: F401 - it knows all headlines
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.speed_grids import DECODE_HEADER, decode_row, ops_row
+from prosparse.reporting.summary import headline
 from prosparse.reporting.tables import markdown_table
 from prosparse.reporting.training_speed import train_grid
 
@@ -98,3 +100,42 @@ def test_there_are_speed_tables():
 def test_table_is_that_of_its_record(page, kind, folder, shape):
     expected = f"<!-- {kind}: {folder} {shape} -->\n\n{TABLES[kind](folder, shape)}"
     assert expected in page.read_text("utf-8")
+
+
+def test_sentences_under_a_headline_marker_are_those_of_their_records():
+    found = [
+        (page, *match)
+        for page in PAGES
+        for match in re.findall(r"<!-- headline: (\S+) -->\n(.+)", page.read_text("utf-8"))
+    ]
+    assert found
+    for page, folder, sentence in found:
+        assert sentence == headline(read_record(ROOT / folder)), page
+
+
+def test_the_sentences_on_a_whole_decode_are_those_of_its_record():
+    record = read_record(ROOT / "benchmarks/results/decode_7b_h100_2026-11-26")
+    speed = {row.contender: row.tokens_per_second for row in record.rows}
+    exact, screened = (speed[f"{kind}, our loop, compiled"] for kind in ("sparse", "screened"))
+    ours = speed["dense by our rows, our loop, compiled"]
+    stock = max(
+        v
+        for name, v in speed.items()
+        if "sparse" not in name and "our rows" not in name and "screened" not in name
+    )
+    readme, kernels = (
+        p.read_text("utf-8").replace("\n", " ") for p in (PAGES[0], ROOT / "docs/kernels.md")
+    )
+    assert (
+        f"{screened:.1f} tokens/s where the fastest dense one from stock parts made {stock:.1f}"
+        in readme
+    )
+    assert f"({screened / stock:.2f}x; " in readme
+    assert (
+        f"{screened / ours:.2f}x over a dense decode that reads its weights by our rows" in readme
+    )
+    assert (
+        f"exact one is {exact / stock:.2f}x and the screened one {screened / stock:.2f}x as fast"
+        in kernels
+    )
+    assert f"own dense one {exact / ours:.2f}x and {screened / ours:.2f}x" in kernels

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prosparse.benchmarking.training_step import bench_train_step
     from prosparse.errors import UserError
     from prosparse.evaluation.run import evaluate
+    from prosparse.exporting.run import export
     from prosparse.laws.frontier import frontier
     from prosparse.laws.lambda_law import plan
     from prosparse.laws.run import fit
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from prosparse.model.checkpoint import load, load_tokenizer
     from prosparse.model.relufy import relufy
     from prosparse.pipeline.run import sparsify
+    from prosparse.predictors.evaluation import evaluate_predictors
+    from prosparse.predictors.run import fit_predictors
     from prosparse.quantization.in_place import quantize_in_place
     from prosparse.quantization.run import quantize
     from prosparse.reporting.page import report
@@ -46,7 +49,10 @@ _VERBS = {
     "bench_train_step": "prosparse.benchmarking.training_step",
     "doctor": "prosparse.runtime.doctor",
     "evaluate": "prosparse.evaluation.run",
+    "evaluate_predictors": "prosparse.predictors.evaluation",
+    "export": "prosparse.exporting.run",
     "fit": "prosparse.laws.run",
+    "fit_predictors": "prosparse.predictors.run",
     "frontier": "prosparse.laws.frontier",
     "generate": "prosparse.runtime.generate",
     "inspect": "prosparse.measurement.inspection",
@@ -72,7 +78,10 @@ __all__ = [
     "bench_train_step",
     "doctor",
     "evaluate",
+    "evaluate_predictors",
+    "export",
     "fit",
+    "fit_predictors",
     "frontier",
     "generate",
     "inspect",

@@ -19,6 +19,7 @@ VERBS = [
     "plan",
     "fit",
     "frontier",
+    "export",
     "report",
     "sparsify",
 ]
@@ -231,3 +232,36 @@ def test_resume_goes_on_without_training_again(prosparse, recipe_file, monkeypat
     again = prosparse("sparsify", path, "--resume")  # nothing is left to do
     assert again.code == 0
     assert "stage 2" in again.out
+
+
+def test_predictors_and_export(prosparse, relu_checkpoint, texts, tmp_path):
+    text = ("--data", f"prose={texts['prose']}")
+    fit = tmp_path / "predictors"
+    done = prosparse(
+        "predictor", "fit", relu_checkpoint, *text, "--out", fit, "--rows", 256, "--rank", 16,
+        "--cut", 0, "--epochs", 1, "--context-length", 32, "--device", "cpu",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "% of the active neurons and predict" in done.out
+    judged = prosparse(
+        "predictor", "eval", relu_checkpoint, "--predictors", fit, *text, "--tokens", 64,
+        "--context-length", 32, "--device", "cpu",
+    )  # fmt: skip
+    assert judged.code == 0, judged.err
+    assert "| activation recall |" in judged.out.replace("  ", " ")
+    out = tmp_path / "pwri"
+    exported = prosparse(
+        "export", relu_checkpoint, "--to", "powerinfer", "--predictors", fit, "--out", out
+    )
+    assert exported.code == 0, exported.err
+    assert (out / "llama-relu.powerinfer.gguf").is_file()
+    refused = prosparse("export", relu_checkpoint, "--to", "gguf", "--out", tmp_path / "gguf")
+    assert refused.code == 2
+    assert "computes SiLU" in refused.err
+
+
+@pytest.mark.parametrize("verb", ["fit", "eval"])
+def test_help_of_predictors_shows_an_example(prosparse, verb):
+    result = prosparse("predictor", verb, "--help")
+    assert result.code == 0
+    assert re.search(rf"Example:\s*prosparse predictor {verb} ", result.out)

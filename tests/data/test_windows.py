@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from prosparse.data import windows as windows_module
 from prosparse.data.documents import Document
@@ -14,6 +15,17 @@ def test_windows_are_the_first_documents_in_file_order(write_jsonl, tokenizer):
     found = windows(source, "wiki", tokenizer, context_length=3, num_tokens=8)
     assert found.dtype == torch.int64
     assert found.tolist() == [[1, 2, 101], [3, 101, 4]]
+
+
+def test_every_window_begins_as_the_tokenizer_begins_a_text(write_jsonl, make_tokenizer):
+    tokenizer = make_tokenizer(("<|endoftext|>", "<bos>"), bos_token="<bos>")
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    source = Source(write_jsonl("w1 w2", "w3", "w4 w5 w6"))
+    found = windows(source, "wiki", tokenizer, context_length=3, num_tokens=9)
+    assert found.tolist() == [[bos, 1, 2], [bos, 101, 3], [bos, 101, 4]]
 
 
 @pytest.mark.parametrize(("num_tokens", "num_windows"), [(4, 1), (7, 1), (8, 2), (11, 2), (99, 2)])

@@ -151,6 +151,14 @@ def test_whether_sparsity_cost_quality(run, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "tables.tex").is_file()
 
 
+def test_predictors_from_fit_to_powerinfer(run, relu_checkpoint, texts, tmp_path):
+    printed = run("15_predictors.py", relu_checkpoint, texts["prose"], tmp_path)
+    assert printed.count("of the active neurons found") == 2
+    assert "Predicted FFNs: 2 on " in printed
+    assert "For PowerInfer: llama-relu.powerinfer.gguf" in printed
+    assert (tmp_path / "powerinfer" / "llama-relu.powerinfer.gguf").is_file()
+
+
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.name)
 def test_without_arguments_the_usage_is_printed(run, path):
     with pytest.raises(SystemExit, match=rf"python examples/{path.name} "):

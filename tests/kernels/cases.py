@@ -14,7 +14,9 @@ DTYPES = [
 ]
 
 
-def random_weights(D, F, dtype=torch.float32, bits=None, biases=False, **options) -> FFNWeights:
+def random_weights(
+    D, F, dtype=torch.float32, bits=None, biases=False, group=32, **options
+) -> FFNWeights:
     torch.manual_seed(42)
     gate, up, down = (torch.randn(F, D) / D**0.5 for _ in range(3))
     if biases:
@@ -22,7 +24,7 @@ def random_weights(D, F, dtype=torch.float32, bits=None, biases=False, **options
         options["down_bias"] = torch.randn(D).to(dtype)
     if bits is None:
         return FFNWeights(gate.to(dtype), up.to(dtype), down.to(dtype), **options)
-    (gate, s), (up, s1), (down, s2) = (quantize(weight, bits, 32) for weight in (gate, up, down))
+    (gate, s), (up, s1), (down, s2) = (quantize(weight, bits, group) for weight in (gate, up, down))
     return FFNWeights(gate, up, down, gate_scales=s, up_scales=s1, down_scales=s2, **options)
 
 

@@ -93,6 +93,14 @@ def test_from_folders_to_record_and_report(run_record, tmp_path):
         plan(runs, sparsity=0.85, out=out)
 
 
+def test_relu_alone_is_a_point_of_the_law(run_record, tmp_path):
+    runs = folders(tmp_path, run_record, points((0.0, 0.05, 0.1, 0.5)))
+    record = plan(runs, sparsity=0.85, out=tmp_path / "plan")
+    assert (record.a, record.alpha, record.b) == pytest.approx(PAPER, rel=1e-3)
+    assert record.points[0].factor == 0
+    assert ps.report(tmp_path / "plan").read_text("utf-8").count("<svg") == 2
+
+
 def test_runs_that_do_not_go_together(run_record, tmp_path):
     runs = folders(tmp_path, run_record, points()[:3])
     other = dataclasses.replace(run_record, model="another")
@@ -107,9 +115,7 @@ def test_runs_without_what_it_takes(run_record, tmp_path):
     write_record(silent, tmp_path / "silent")
     with pytest.raises(ps.UserError, match="no measured sparsity"):
         plan([tmp_path / "silent"], sparsity=0.85)
-    runs = folders(tmp_path, run_record, [LawPoint("zero", 0.0, 0.66)])
-    with pytest.raises(ps.UserError, match="ended with lambda 0"):
-        plan(runs, sparsity=0.85)
+    runs = folders(tmp_path, run_record, points()[:3])
     with pytest.raises(ps.UserError, match="between 0 and 1; found 89"):
         plan(runs, sparsity=89)
     with pytest.raises(ps.UserError, match="No run was named"):

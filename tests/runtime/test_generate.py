@@ -97,7 +97,10 @@ def test_at_most_so_many_tokens(model):
         ({"top_p": 1.5}, r"--top-p must be in \(0, 1\]; found 1.5"),
         ({"prompt": ""}, "--prompt is empty"),
         ({"device": "toaster"}, "Device 'toaster'"),
-        ({"backend": "fast"}, "--backend must be one of dense, sparse, screened; found 'fast'"),
+        (
+            {"backend": "fast"},
+            "--backend must be one of dense, sparse, screened, predicted; found 'fast'",
+        ),
     ],
 )
 def test_wrong_options_are_known_before_the_weights_are_read(

@@ -67,3 +67,27 @@ def test_our_own_recipe_has_the_same_tokens_order_and_held_out_text():
         before, _, after = text.partition(f"\n{choice}:")
         nearby = before.splitlines()[-4:] + after.splitlines()[:2]
         assert any("Not the paper's" in line for line in nearby), choice
+
+
+ABLATIONS = sorted((RECIPES / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_one_thing(path):
+    name = path.stem
+    base = "frontier/dense.yaml" if name.startswith("dense") else "prosparse-plus.yaml"
+    recipe, base = load_recipe(path), load_recipe(RECIPES / base)
+    changed = {
+        field.name
+        for field in dataclasses.fields(recipe)
+        if getattr(recipe, field.name) != getattr(base, field.name)
+    } - {"out"}
+    expected = {
+        "plus-without-teacher": {"distillation"},
+        "plus-without-threshold": {"relufy", "regularization"},
+        "plus-at-6e-4": {"training"},
+        "dense-at-1e-3": {"training"},
+    }
+    assert changed == expected[name]
+    assert recipe.out == f"runs/ablations/{name}"
+    assert dry_run(path).num_tokens == dry_run(FRONTIER["dense"]).num_tokens

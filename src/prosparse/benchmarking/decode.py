@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prosparse.benchmarking.decode_contenders import decode_contenders
 from prosparse.benchmarking.decode_model import random_model, set_thresholds
+from prosparse.benchmarking.decode_predicted import judge_predictors, predicted_contenders
 from prosparse.benchmarking.decode_runner import DecodeRunner, OnRow, with_speedups
 from prosparse.benchmarking.decode_runs import endless
 from prosparse.benchmarking.limit import measure_limit
@@ -28,10 +29,12 @@ from prosparse.model.device import choose_device, provenance
 from prosparse.model.ffn import ffns
 from prosparse.model.quantizing import ffn_places, places, quantize_ffns
 from prosparse.model.shapes import Shape, model_shape
+from prosparse.predictors.files import read_predictors
 from prosparse.quantization.in_place import budget_for, decide, held_only
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.speed import DecodeSpeedRecord
 from prosparse.runtime.eligible import eligible_ffns
+from prosparse.runtime.predicted import predictors_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +57,7 @@ def bench_decode(
     tokens: int = 128,
     dtype: str | None = None,
     weight_bits: int | None = None,
+    predictors: str | Path | None = None,
     compiled: bool = True,
     quick: bool = False,
     device: str = "auto",
@@ -79,6 +83,7 @@ def bench_decode(
         weight_bits: Hold FFN weights in 4 or 8 bits, dense and sparse alike; with 4 on a
             GPU the projections of attention too, by PyTorch's own int4 layer for bfloat16. Of a
             `model`, FFN projections that the prompt shows not to bear it stay in more.
+        predictors: Of a `model`: folder of `prosparse predictor fit`, to decode by them as well.
         compiled: Also run what torch.compile makes; on a CPU minutes, and only with a C++ compiler.
         quick: At most 16 tokens, one timed run.
         device: `auto`, `cpu`, `cuda`, ...
@@ -108,6 +113,9 @@ def bench_decode(
         raise UserError(
             "--prompt and --data are for a MODEL to go on from; random weights get none."
         )
+    if predictors is not None and (model is None or weight_bits is not None):
+        raise UserError("--predictors are of a MODEL, whose weights are not quantized.")
+    chosen = None if predictors is None else read_predictors(predictors)
     where = choose_device(device)
     wanted = None if dtype is None else DTYPES[dtype]
     if model is None:
@@ -119,7 +127,9 @@ def bench_decode(
         tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
         ids = _read_prompt(tokenizer, prompt, data)
         network = load(model, dtype=wanted, device=where, trust_remote_code=trust_remote_code)
-    eligible_ffns(network)  # a dense model is refused before anything slow
+    found = eligible_ffns(network)  # a dense model is refused before anything slow
+    if chosen is not None:
+        predictors_for(network, found, chosen)  # refuses
     if weight_bits is not None:
         _quantize(network, weight_bits, None if model is None else ids.to(where))
     runs = QUICK_RUNS if quick else RUNS
@@ -128,6 +138,12 @@ def bench_decode(
     with torch.no_grad(), endless(network):
         runner.prepare()
         entrants = decode_contenders(where, compiled, weight_bits)
+        predicted = None
+        if chosen is not None:
+            predicted = judge_predictors(
+                network, chosen, _name(predictors or ""), ids.to(where), runner.dense
+            )
+            entrants += predicted_contenders(where, compiled, chosen, predicted)
         breakdown = runner.take_apart(entrants)
         for contender in entrants:
             runner.run(contender)
@@ -155,6 +171,7 @@ def bench_decode(
         bound_method=runner.dense.bound_method,
         num_repeats=runs,
         breakdown=breakdown,
+        predicted=predicted,
         clocks=read_clocks(where),
         seconds=time.monotonic() - started,
         provenance=provenance(where, seed),

@@ -49,6 +49,8 @@ class DecodeContender:
     """Runs in the loop whose attention and rest are timed apart."""
     is_own_judge: bool = False
     """Has weights of its own rounding: its tokens are judged by the model as it set it up."""
+    is_approximate: bool = False
+    """Goes by predictors: it has a time whatever its tokens."""
 
 
 def decode_contenders(

@@ -98,12 +98,14 @@ class DecodeRunner:
     def _run(self, contender: DecodeContender) -> DecodeRow:
         length = self._prompt.shape[1] + self._num_tokens
         with contender.setup(self._model, length) as decode:
-            exactness = None if contender.is_dense else self._check_exactness(contender)
+            is_exact = not (contender.is_dense or contender.is_approximate)
+            exactness = self._check_exactness(contender) if is_exact else None
             decode(self._prompt, self._num_warm_up_tokens(contender))  # compiles and captures
             runs = [decode(self._prompt, self._num_tokens) for _ in range(self._runs)]
             own_check = self._check_tokens(runs) if contender.is_own_judge else None
         check = own_check or self._check_tokens(runs)
-        is_wrong = check.is_wrong or (exactness is not None and exactness.is_wrong)
+        is_wrong = check.is_wrong and not contender.is_approximate
+        is_wrong = is_wrong or (exactness is not None and exactness.is_wrong)
         times = None if is_wrong else _pooled(runs)
         attention, rest = self._apart if self._apart and contender.is_own_loop else (None, None)
         return DecodeRow(
@@ -117,6 +119,7 @@ class DecodeRunner:
             mb=contender.num_mb(self.traffic, self.layer_sparsity),
             attention_ms=attention,
             rest_ms=rest,
+            is_approximate=contender.is_approximate,
         )
 
     def _num_warm_up_tokens(self, contender: DecodeContender) -> int:

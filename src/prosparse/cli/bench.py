@@ -120,6 +120,9 @@ def decode(
         int | None,
         typer.Option(metavar="4|8", help="Quantize weights first, for dense and sparse alike."),
     ] = None,
+    predictors: Annotated[
+        str | None, typer.Option(help="Of a MODEL: folder of a fit, to decode by as well.")
+    ] = None,
     no_compile: NoCompile = False,
     quick: Quick = False,
     seed: Seed = 0,
@@ -138,7 +141,9 @@ def decode(
     import prosparse as ps
     from prosparse.cli.live import LiveDecode, write
     from prosparse.reporting.speed_exactness import exactness_text
+    from prosparse.reporting.speed_grids import predicted_grid
     from prosparse.reporting.speed_summary import headline
+    from prosparse.reporting.tables import markdown_table
 
     record = ps.bench_decode(
         model,
@@ -150,6 +155,7 @@ def decode(
         tokens=tokens,
         dtype=dtype,
         weight_bits=weight_bits,
+        predictors=predictors,
         compiled=not no_compile,
         quick=quick,
         device=device,
@@ -160,6 +166,8 @@ def decode(
         on_row=LiveDecode(),
     )
     write(f"\n{record.breakdown}\n\n{headline(record)}\n{exactness_text(record)}")
+    if record.predicted is not None:
+        write(f"\n{markdown_table(predicted_grid(record))}")
     _finish(out, record.not_run, any(row.is_wrong for row in record.rows))
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,11 +31,14 @@ def generate(
     backend: Annotated[
         str,
         typer.Option(
-            metavar="dense|sparse|screened",
+            metavar="dense|sparse|screened|predicted",
             help="sparse: only the active neurons of a ReLU model; screened: the same, with an "
-            "int8 copy of the gate.",
+            "int8 copy of the gate; predicted: those of --predictors, approximately.",
         ),
     ] = "dense",
+    predictors: Annotated[
+        str | None, typer.Option(help="Of predicted: folder of `prosparse predictor fit`.")
+    ] = None,
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -48,7 +50,7 @@ def generate(
     """
     import prosparse as ps
     from prosparse.model.device import choose_device
-    from prosparse.runtime.generate import check_options
+    from prosparse.runtime.generate import accelerated_as, check_options
 
     if not (prompt or chat):
         raise UserError("Give --prompt TEXT or --chat.")
@@ -77,11 +79,7 @@ def generate(
         return text
 
     # Once for all turns of a chat.
-    with (
-        contextlib.nullcontext()
-        if backend == "dense"
-        else ps.accelerate(network, screened=backend == "screened")
-    ) as accelerated:
+    with accelerated_as(backend, network, predictors) as accelerated:
         if chat:
             _hold_conversation(write, prompt)
         else:

@@ -22,9 +22,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import typer
 
 import prosparse
-from prosparse.cli import bench
+from prosparse.cli import bench, predictor
 from prosparse.cli.doctor import doctor
 from prosparse.cli.evaluate import evaluate
+from prosparse.cli.export import export
 from prosparse.cli.fit import fit
 from prosparse.cli.frontier import frontier
 from prosparse.cli.generate import generate
@@ -85,13 +86,18 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect, evaluate):
     app.command()(_spoken(verb))
-for verb in (plan, fit, frontier, report, doctor):
+for verb in (plan, fit, frontier, export, report, doctor):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)
 for verb in (bench.ops, bench.decode, bench.train, bench.train_step):
     benches.command()(_spoken(verb))
 app.add_typer(benches, name="bench")
+
+predictors = typer.Typer(no_args_is_help=True, help=predictor.__doc__)
+predictors.command()(_spoken(predictor.fit))
+predictors.command("eval")(_spoken(predictor.evaluate))
+app.add_typer(predictors, name="predictor")
 
 
 def _print_version(wanted: bool) -> None:

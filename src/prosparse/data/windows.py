@@ -28,7 +28,9 @@ def windows(
     """Return the first documents of `source` as windows, int64 [num_windows, context_length].
 
     The documents are taken in file order, a separator after each, laid end to end and cut into
-    consecutive windows. Reading stops when there is enough.
+    consecutive windows. Reading stops when there is enough. Where the tokenizer begins every text with
+    a token of its own (Gemma's and LLaMA's do), so does every window, in place of one more of the text:
+    some models make no sense of a context that begins otherwise.
 
     Args:
         source: The documents.
@@ -60,14 +62,16 @@ def each_window(
             f"--tokens must be at least one window of {context_length} tokens; found {num_tokens}."
         )
     texts = (document.text for document in documents(source, name, tokenizer))
+    first = beginning(tokenizer)
+    length = context_length - len(first)
     waiting: list[int] = []
     num_windows, wanted = 0, num_tokens // context_length
     for tokens in encode_documents(texts, tokenizer):
         waiting += tokens
-        num_full = min(wanted - num_windows, len(waiting) // context_length)
-        for start in range(0, num_full * context_length, context_length):
-            yield torch.tensor(waiting[start : start + context_length], dtype=torch.int64)
-        del waiting[: num_full * context_length]
+        num_full = min(wanted - num_windows, len(waiting) // length)
+        for start in range(0, num_full * length, length):
+            yield torch.tensor([*first, *waiting[start : start + length]], dtype=torch.int64)
+        del waiting[: num_full * length]
         num_windows += num_full
         if num_windows == wanted:
             return
@@ -76,3 +80,9 @@ def each_window(
             f"Data set '{name}': {source.path} has {len(waiting)} tokens, fewer than one window of "
             f"{context_length}."
         )
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what the tokenizer puts before any text: its bos token, or nothing."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []

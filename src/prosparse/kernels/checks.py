@@ -67,6 +67,18 @@ def check_matrix(
         raise ValueError(f"{name} is on {matrix.device}, x on {x.device}.")
 
 
+def checked_ffn(x: Tensor, parts: tuple) -> FFNWeights:
+    """Return the weights that the fields of an `FFNWeights` make; raise unless all go with x [T, D]."""
+    weights = FFNWeights(*parts)
+    check_tokens(x, weights.gate_proj, weights.gate_scales)
+    shape = torch.Size((len(weights.gate_proj), x.shape[1]))
+    if weights.up_proj is not None:
+        check_matrix("up_proj", weights.up_proj, weights.up_scales, x, shape)
+    check_matrix("down_projT", weights.down_projT, weights.down_scales, x, shape)
+    check_biases(weights, x)
+    return weights
+
+
 def check_biases(weights: FFNWeights, x: Tensor) -> None:
     """Raise unless the biases are vectors of the FFN's widths in the dtype of x."""
     rows = len(weights.gate_proj)

@@ -13,16 +13,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from prosparse.kernels.backend import choose_backend, implementation
-from prosparse.kernels.checks import check_biases, check_tokens
-from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.projections import checked_projection
 from prosparse.kernels.registration import operator
 
 __all__ = ["MAX_TOGETHER", "linear", "linears", "quantized_linear"]
 
 MAX_TOGETHER = 3
 """Projections of one launch: query, key and value."""
-ALL_PASS = float("-inf")
-"""A threshold that no output is below: steps (1) and (2) of an FFN are then a plain projection."""
 
 
 def linear(
@@ -53,7 +50,7 @@ def linears(
     weights_ready: bool = False,
 ) -> list[Tensor]:
     """Return `linear` of one input for each of several weights, up to three in one launch."""
-    return _linears(x, weights, biases, weights_ready)
+    return _linears(x, weights, [None] * len(weights), biases, weights_ready)
 
 
 def quantized_linear(
@@ -78,25 +75,7 @@ def quantized_linear(
     Raises:
         ValueError: Shapes, dtypes or devices do not go together.
     """
-    return _quantized_linear(x, values, scales, bias, weights_ready)
-
-
-def _quantized_output(x: Tensor, values: Tensor, *_arguments: object) -> Tensor:
-    return x.new_empty(x.shape[0], values.shape[0])
-
-
-@operator(_quantized_output)
-def _quantized_linear(
-    x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None, weights_ready: bool
-) -> Tensor:
-    check_tokens(x, values, scales)
-    projection = FFNWeights(
-        values, None, values, scales, None, scales, gate_bias=bias, threshold=ALL_PASS
-    )
-    check_biases(projection, x)
-    backend = implementation(x.device)
-    ready = {"weights_ready": weights_ready} if choose_backend(x.device) == "cuda" else {}
-    return backend.gate_up(x.contiguous(), projection, **ready)
+    return _linears(x, [values], [scales], [bias], weights_ready)[0]
 
 
 def _outputs(x: Tensor, weights: Sequence[Tensor], *_arguments: object) -> list[Tensor]:
@@ -107,15 +86,17 @@ def _outputs(x: Tensor, weights: Sequence[Tensor], *_arguments: object) -> list[
 def _linears(
     x: Tensor,
     weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
     weights_ready: bool,
 ) -> list[Tensor]:
-    projections = []
-    for weight, bias in zip(weights, biases, strict=True):
-        check_tokens(x, weight, None)
-        projections.append(FFNWeights(weight, None, weight, gate_bias=bias, threshold=ALL_PASS))
-        check_biases(projections[-1], x)
-    backend, x = implementation(x.device), x.contiguous()
-    if choose_backend(x.device) == "cuda":
+    chosen, backend, x = choose_backend(x.device), implementation(x.device), x.contiguous()
+    if chosen == "cpu":
+        return backend.linears(x, weights, scales, biases)
+    projections = [
+        checked_projection(x, *parts) for parts in zip(weights, scales, biases, strict=True)
+    ]
+    if chosen == "cuda" and all(scale is None for scale in scales):
         return backend.linears(x, projections, weights_ready)
-    return [backend.gate_up(x, projection) for projection in projections]
+    ready = {"weights_ready": weights_ready} if chosen == "cuda" else {}
+    return [backend.gate_up(x, projection, **ready) for projection in projections]

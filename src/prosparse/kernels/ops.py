@@ -13,9 +13,8 @@ from torch import Tensor
 from prosparse.kernels.backend import choose_backend, implementation
 from prosparse.kernels.checks import (
     MAX_TOKENS,
-    check_biases,
     check_matrix,
-    check_tokens,
+    checked_ffn,
     checked_residual,
 )
 from prosparse.kernels.ffn_weights import FFNWeights
@@ -140,12 +139,7 @@ def _sparse_ffn(
     weights_ready: bool,
     float32_output: bool,
 ) -> Tensor:
-    check_tokens(x, gate_proj, gate_scales)
-    shape = torch.Size((len(gate_proj), x.shape[1]))
-    if up_proj is not None:
-        check_matrix("up_proj", up_proj, up_scales, x, shape)
-    check_matrix("down_projT", down_projT, down_scales, x, shape)
-    weights = FFNWeights(
+    parts = (
         gate_proj,
         up_proj,
         down_projT,
@@ -159,12 +153,13 @@ def _sparse_ffn(
         shift,
         up_relu,
     )
-    check_biases(weights, x)
-    run = implementation(x.device).sparse_ffn
-    residual = checked_residual(residual, x)
-    if choose_backend(x.device) != "cuda":
-        return run(x.contiguous(), weights, residual, float32_output)
-    return run(x.contiguous(), weights, residual, float32_output, weights_ready)
+    chosen, backend = choose_backend(x.device), implementation(x.device)
+    residual, x = checked_residual(residual, x), x.contiguous()
+    if chosen == "cpu":  # checks what it has not seen before
+        return backend.sparse_ffn_of(x, parts, residual, float32_output)
+    weights = checked_ffn(x, parts)
+    ready = (weights_ready,) if chosen == "cuda" else ()
+    return backend.sparse_ffn(x, weights, residual, float32_output, *ready)
 
 
 @operator(_like_x)
@@ -187,13 +182,7 @@ def _screened_ffn(
     weights_ready: bool,
     float32_output: bool,
 ) -> Tensor:
-    check_tokens(x, gate_proj, None)
-    shape = torch.Size((len(gate_proj), x.shape[1]))
-    if up_proj is not None:
-        check_matrix("up_proj", up_proj, up_scales, x, shape)
-    check_matrix("down_projT", down_projT, down_scales, x, shape)
-    check_matrix("the screen", screen_values, screen_scales, x, shape)
-    weights = FFNWeights(
+    parts = (
         gate_proj,
         up_proj,
         down_projT,
@@ -207,7 +196,9 @@ def _screened_ffn(
         0.0,
         up_relu,
     )
-    check_biases(weights, x)
+    weights = checked_ffn(x, parts)
+    shape = torch.Size((len(gate_proj), x.shape[1]))
+    check_matrix("the screen", screen_values, screen_scales, x, shape)
     residual = checked_residual(residual, x)
     backend = implementation(x.device)
     if choose_backend(x.device) != "cuda":

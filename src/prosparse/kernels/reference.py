@@ -20,7 +20,7 @@ def activate(pre: Tensor, threshold: float, shift: float = 0.0) -> Tensor:
     """Return FATReLU(pre - shift), of the shape and dtype of `pre`; ties are kept (Eq. 3)."""
     if shift:
         pre = (pre.float() - shift).to(pre.dtype)
-    return pre.masked_fill(pre < _rounded(threshold, pre.dtype), 0)
+    return pre.masked_fill(pre < rounded(threshold, pre.dtype), 0)
 
 
 def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0.0) -> Tensor:
@@ -78,6 +78,22 @@ def sparse_ffn(
     return y if float32_output else y.to(x.dtype)
 
 
+def predicted_ffn(x: Tensor, weights: FFNWeights, fc1: Tensor, fc2T: Tensor, cut: float) -> Tensor:
+    """The FFN of the neurons that a predictor says are active, y [T, D]; see `kernels.predicted`.
+
+    Args:
+        x: [T, D].
+        weights: The FFN, without biases and not quantized.
+        fc1: [R, D].
+        fc2T: [R, F].
+        cut: Neurons with a logit below are left out.
+    """
+    hidden = activate(_linear(x, fc1, None, None), 0.0)
+    logits = (hidden.float() @ fc2T.float()).to(x.dtype)
+    x1 = gate_up(x, weights)
+    return sparse_down(x1.masked_fill(logits < rounded(cut, x.dtype), 0), weights.down_projT)
+
+
 def reglu(
     gate_pre: Tensor, up: Tensor, mask_T: Tensor | None, threshold: float | None, shift: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,14 +138,15 @@ def reglu_backward(
         signs = signs.masked_fill(~mask_T[:, None], 0)
     grad = grad_x1.float() + grad_l1 * signs
     # NaN passes its gradient on, as torch's own activations do.
-    is_flat = gate == 0 if threshold is None else gate_pre < _rounded(cut, gate_pre.dtype)
+    is_flat = gate == 0 if threshold is None else gate_pre < rounded(cut, gate_pre.dtype)
     to_gate = (grad * up.float()).masked_fill(is_flat, 0)
     to_up = grad * gate.float()
     d_gate.copy_(to_gate)
     d_up.copy_(to_up)
 
 
-def _rounded(threshold: float, dtype: torch.dtype) -> float:
+def rounded(threshold: float, dtype: torch.dtype) -> float:
+    """Return a threshold as a dtype has it."""
     return torch.tensor(threshold, dtype=dtype, device="cpu").item()
 
 

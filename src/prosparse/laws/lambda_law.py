@@ -5,7 +5,8 @@ Runs of one model that differ in their last-stage lambda alone end at sparsities
 
     sparsity = 100 - exp(a lambda^alpha + b)    (in percent; the paper: a = -1.76, alpha = 0.30, b = 3.49)
 
-so three of them determine the law, and each one more says how far to trust it. The fit is to the
+so three of them determine the law, and each one more says how far to trust it. One may have lambda 0, ReLU
+alone: the law goes on to there, as the paper's does (100 - exp(3.49) = 67.2; it measured 66.98). The fit is to the
 logarithm of the active share, 100 - sparsity: near 90 % a point of sparsity is a tenth of what is left.
 """
 
@@ -38,7 +39,8 @@ def plan(
     """Fit the law to finished runs and return the last-stage lambda for a wanted sparsity.
 
     Args:
-        runs: Output folders of `train` or `sparsify`, three or more with different last-stage lambdas.
+        runs: Output folders of `train` or `sparsify`, three or more with different last-stage lambdas;
+            0 may be one.
         sparsity: Wanted at the end of training, before any threshold; in (0, 1).
         out: Folder for `record.json`; None writes nothing.
         overwrite: Replace `out` if it exists.
@@ -126,8 +128,6 @@ def _read(runs: Sequence[str | Path]) -> tuple[str, list[LawPoint]]:
             raise UserError(
                 f"{name} has no measured sparsity; give its recipe a 'measure' section."
             )
-        if not last.factor > 0:
-            raise UserError(f"{name} ended with lambda 0; the law is about lambdas above it.")
         points.append(LawPoint(Path(name).name, last.factor, last.sparsity))
     return next(iter(training.values())).model, points
 

@@ -11,6 +11,18 @@ BIAS = 127
 """Of a float32's exponent: 8 bits that hold 127 for 1 <= |x| < 2."""
 
 
+def frequencies(values: Tensor, num_values: int) -> Tensor:
+    """Return how often each whole number in [0, num_values) occurs, int64 [num_values].
+
+    Args:
+        values: Any integer dtype and shape, at most 2^24 of them: they are counted in float32.
+        num_values: Of different values.
+    """
+    # bincount would make the host wait for the largest one, scatter_add the threads for one another.
+    counts = torch.histc(values.float(), bins=num_values, min=0, max=num_values)
+    return counts.long()
+
+
 class Magnitudes:
     """Non-zeros counted by the power of two below them, read off the bits of a float32.
 
@@ -23,8 +35,7 @@ class Magnitudes:
     def observe(self, layer: int, x1: Tensor) -> None:
         """Count one layer's non-zeros; any shape."""
         bits = x1.float().view(torch.int32).flatten()
-        exponents = ((bits >> 23) & 0xFF).long()
-        self.counts_LE[layer].scatter_add_(0, exponents, torch.ones_like(exponents))
+        self.counts_LE[layer] += frequencies((bits >> 23) & 0xFF, NUM_EXPONENTS)
         self.counts_LE[layer, 0] -= (x1 == 0).sum()
 
     def add(self, other: Magnitudes) -> None:

@@ -38,7 +38,8 @@ class SparsityMeter:
             yield self
 
     def _observe(self, layer: int, x1_TF: Tensor) -> None:
-        self._active_L[layer] += torch.count_nonzero(x1_TF)
+        # By rows first: a third of the time of torch.count_nonzero.
+        self._active_L[layer] += (x1_TF != 0).sum(-1, dtype=torch.int32).sum()
         self._num_entries_L[layer] += x1_TF.numel()
 
     def layer_sparsity(self) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prosparse.measurement.magnitudes import frequencies
 from prosparse.records.activity import TOKEN_BINS
 
 
@@ -34,7 +35,7 @@ class TokenCounts:
         self.active_LS[layer] += count_BS.sum(0)
         # A token with all neurons active belongs to the last bin.
         bins_T = (count_BS.flatten().long() * TOKEN_BINS // self.d_ff).clamp_(max=TOKEN_BINS - 1)
-        self.tokens_LC[layer].scatter_add_(0, bins_T, torch.ones_like(bins_T))
+        self.tokens_LC[layer] += frequencies(bins_T, TOKEN_BINS)
         if layer == 0:
             self.num_windows += count_BS.shape[0]
 

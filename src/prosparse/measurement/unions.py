@@ -64,20 +64,21 @@ class BatchUnion:
 
     def observe(self, layer: int, mask_BPF: Tensor) -> None:
         """Count the unions that this batch completes in one layer."""
-        for mask_PF in mask_BPF:
-            self._take(layer, mask_PF.clone())
-
-    def _take(self, layer: int, mask_PF: Tensor) -> None:
         for index in range(len(GROUP_SIZES)):
-            self.active_LK[layer, index] += mask_PF.sum(-1, dtype=torch.int32).sum()
+            self.active_LK[layer, index] += mask_BPF.sum(-1, dtype=torch.int32).sum()
             if layer == 0:
-                self.num_groups_K[index] += mask_PF.shape[0]
-            other = self._waiting.pop((layer, index), None)
-            if other is None:
-                if index + 1 < len(GROUP_SIZES):
-                    self._waiting[layer, index] = mask_PF
+                self.num_groups_K[index] += mask_BPF.shape[0] * mask_BPF.shape[1]
+            if index + 1 == len(GROUP_SIZES):
                 return
-            mask_PF = mask_PF | other
+            waiting = self._waiting.pop((layer, index), None)
+            if waiting is not None:
+                mask_BPF = torch.cat([waiting[None], mask_BPF])
+            if len(mask_BPF) % 2:
+                self._waiting[layer, index] = mask_BPF[-1].clone()
+                mask_BPF = mask_BPF[:-1]
+            if not len(mask_BPF):
+                return
+            mask_BPF = mask_BPF[0::2] | mask_BPF[1::2]
 
     def add(self, other: BatchUnion) -> None:
         """Count what another data set's counter has counted; groups never span data sets."""

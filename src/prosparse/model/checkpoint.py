@@ -97,20 +97,23 @@ def skeleton(model: str | Path, *, trust_remote_code: bool = False) -> PreTraine
     Raises:
         UserError: It does not exist, is broken, or is no causal language model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     if is_gguf(model):
-        from prosparse.model.gguf import read_metadata
+        from prosparse.model.gguf import ARCHITECTURE_KEY, OWN_LLAMA, read_metadata
 
-        read_metadata(Path(model))
+        metadata = read_metadata(Path(model))
+        if metadata.get(ARCHITECTURE_KEY) == OWN_LLAMA:
+            from prosparse.model.own_gguf import own_config
+
+            return _empty(own_config(metadata), model, trust_remote_code)
         with as_user_error(f"{model} cannot be loaded"):
             config = AutoConfig.from_pretrained(
                 Path(model).parent, gguf_file=Path(model).name, trust_remote_code=trust_remote_code
             )
     else:
         config = _causal_config(_existing(model), trust_remote_code)
-    with as_user_error(f"{model} cannot be built"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return _empty(config, model, trust_remote_code)
 
 
 def load_tokenizer(
@@ -217,6 +220,13 @@ def as_user_error(what: str) -> Iterator[None]:
     ) as error:
         reason = shorten(str(error), 600).rstrip(".")
         raise UserError(f"{what}: {reason}.") from error
+
+
+def _empty(config: PreTrainedConfig, model: str | Path, trust_remote_code: bool) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    with as_user_error(f"{model} cannot be built"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _causal_config(source: str, trust_remote_code: bool) -> PreTrainedConfig:

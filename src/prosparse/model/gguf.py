@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 # Keys of ours, written beside a GGUF's own metadata so that a sparse model stays sparse.
 ACTIVATION_KEY = "prosparse.hidden_act"
 PARAM_KEY = "prosparse.hidden_act_param"
+# The architecture of a Llama whose activation is not the one that engines take a `llama` to have.
+OWN_LLAMA = "prosparse-llama"
+ARCHITECTURE_KEY = "general.architecture"
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -36,13 +39,20 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         UserError: The file does not exist, is not a whole GGUF, or its architecture is unknown.
     """
+    metadata = read_metadata(path)
+    if metadata.get(ARCHITECTURE_KEY) == OWN_LLAMA:
+        from prosparse.model.own_gguf import load_own
+
+        model = load_own(path, metadata, dtype)
+    else:
+        model = _load_stock(path, dtype)
+    _put_activation(model, path, metadata)
+    return model
+
+
+def _load_stock(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    from prosparse.model.activation import NUMBERS, SPARSE_ACTIVATIONS
-    from prosparse.model.relufy import activation_of, relufy_in_place
-    from prosparse.records.sparsity import Activation
-
-    metadata = read_metadata(path)
     with as_user_error(f"{path} cannot be loaded"):
         model, info = AutoModelForCausalLM.from_pretrained(
             path.parent,
@@ -54,6 +64,15 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     refuse_incomplete(info, str(path))
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the weights are plain now
+    return model
+
+
+def _put_activation(model: PreTrainedModel, path: Path, metadata: dict[str, Any]) -> None:
+    """Give a model the activation that its file names."""
+    from prosparse.model.activation import NUMBERS, SPARSE_ACTIVATIONS
+    from prosparse.model.relufy import activation_of, relufy_in_place
+    from prosparse.records.sparsity import Activation
+
     named, param = metadata.get(ACTIVATION_KEY), metadata.get(PARAM_KEY)
     default = activation_of(model).name
     if named is None:
@@ -71,7 +90,6 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         relufy_in_place(model, Activation(named, param))
     elif named != default:
         raise UserError(f"{path} has {ACTIVATION_KEY} {named}, which prosparse does not know.")
-    return model
 
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -82,7 +100,12 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    pre = read_metadata(path).get("tokenizer.ggml.pre")
+    metadata = read_metadata(path)
+    if metadata.get(ARCHITECTURE_KEY) == OWN_LLAMA:
+        from prosparse.model.own_gguf import own_tokenizer
+
+        return own_tokenizer(metadata)
+    pre = metadata.get("tokenizer.ggml.pre")
     with as_user_error(f"{path} has no usable tokenizer"):
         tokenizer = cast(
             "PreTrainedTokenizerFast",

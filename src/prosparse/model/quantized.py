@@ -128,6 +128,11 @@ class TiedHead(nn.Module):
         self._shared = (embedding,)
 
     @property
+    def embedding(self) -> QuantizedEmbedding:
+        """Whose matrix it multiplies with."""
+        return self._shared[0]
+
+    @property
     def values(self) -> Tensor:
         """As in `QuantizedMatrix`."""
         return self._shared[0].values

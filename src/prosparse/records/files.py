@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
 from prosparse.records.evaluation import EvaluationRecord
+from prosparse.records.export import ExportRecord
 from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
+from prosparse.records.predictor import PredictorEvalRecord, PredictorFitRecord
 from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
@@ -49,6 +51,9 @@ Record = (
     | FrontierRecord
     | InspectionRecord
     | EvaluationRecord
+    | PredictorFitRecord
+    | PredictorEvalRecord
+    | ExportRecord
 )
 KINDS: dict[str, type] = {
     "relufy": RelufyRecord,
@@ -66,6 +71,9 @@ KINDS: dict[str, type] = {
     "frontier": FrontierRecord,
     "inspect": InspectionRecord,
     "evaluate": EvaluationRecord,
+    "predictor_fit": PredictorFitRecord,
+    "predictor_eval": PredictorEvalRecord,
+    "export": ExportRecord,
 }
 
 

@@ -202,6 +202,8 @@ class DecodeRow:
     """A step with neither: norms, residuals, embedding, head."""
     speedup: float | None = None
     """Time of the fastest dense contender over this one."""
+    is_approximate: bool = False
+    """Goes by predictors: it may decode other tokens, and `PredictedDecode` says what it misses."""
 
     @property
     def is_wrong(self) -> bool:
@@ -219,6 +221,26 @@ class DecodeRow:
         if self.ms is None or self.attention_ms is None or self.rest_ms is None:
             return None
         return self.ms - self.attention_ms - self.rest_ms
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedDecode:
+    """What predictors do on the new tokens of the dense model's own text; shares in [0, 1]."""
+
+    predictors: str
+    """The folder they came from."""
+    recall: float
+    """Share of active neurons that are predicted active, mean over layers."""
+    predicted_sparsity: float
+    """Share of neurons that are predicted inactive, mean over layers."""
+    sparsity: float
+    """True share of inactive neurons on the same tokens, mean over layers."""
+    missed: float
+    """Share of the FFN outputs' norm that is missed, mean over layers."""
+    predictor_mb: float
+    """MB of the predictors themselves."""
+    logit_difference: float
+    """Largest absolute difference of a logit from the dense model's, on its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +280,8 @@ class DecodeSpeedRecord:
     """How far rounding may move a logit and how that was found, in a sentence."""
     weight_bits: int | None = None
     """Of quantized FFN weights; None for the dtype's own."""
+    predicted: PredictedDecode | None = None
+    """None where no predictors took part."""
     kind: Literal["bench_decode"] = "bench_decode"
 
     @property
@@ -268,6 +292,16 @@ class DecodeSpeedRecord:
 
     @property
     def fastest_sparse(self) -> DecodeRow | None:
-        """The fastest contender that uses sparsity."""
-        timed = [row for row in self.rows if not row.is_dense and row.ms is not None]
+        """The fastest contender that uses sparsity and is exact."""
+        timed = [
+            row
+            for row in self.rows
+            if not (row.is_dense or row.is_approximate) and row.ms is not None
+        ]
+        return min(timed, key=lambda row: row.ms or 0.0, default=None)
+
+    @property
+    def fastest_predicted(self) -> DecodeRow | None:
+        """The fastest contender that goes by predictors."""
+        timed = [row for row in self.rows if row.is_approximate and row.ms is not None]
         return min(timed, key=lambda row: row.ms or 0.0, default=None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ from prosparse.records.provenance import Provenance
 from prosparse.records.sparsity import DataMeasure
 
 Method = Literal["fixed", "per-layer", "cett"]
+ONE_SIDED_95 = 1.645
+"""Standard errors to the point below which a normal variable is with 95 % probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,18 @@ class ThresholdCandidate:
     perplexity_increase_stderr: float
     """Standard error of the increase, from paired differences of the same context windows."""
     within_budget: bool
+    """When thresholds are chosen: that `highest_increase` is. When they are checked: that
+    `perplexity_increase` is."""
     method: Method = "fixed"
     """Where the thresholds come from."""
     layer_thresholds: tuple[float, ...] = ()
     """t of each layer, lowest first; empty in records from before layers could differ."""
+
+    @property
+    def highest_increase(self) -> float:
+        """What the increase is not above, with 95 % confidence; itself where its error is unknown."""
+        noise = self.perplexity_increase_stderr
+        return self.perplexity_increase + (0.0 if math.isnan(noise) else ONE_SIDED_95 * noise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prosparse.records.evaluation import EvaluationRecord
+from prosparse.records.export import ExportRecord
 from prosparse.records.frontier import FrontierRecord
 from prosparse.records.inspection import InspectionRecord
 from prosparse.records.law import LambdaLawRecord
 from prosparse.records.law_fit import LawsRecord
+from prosparse.records.predictor import PredictorEvalRecord, PredictorFitRecord
 from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
@@ -18,9 +20,11 @@ from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.records.training_step import TrainStepRecord
 from prosparse.reporting.evaluation_sections import evaluation_facts, evaluation_notes
+from prosparse.reporting.export_sections import export_facts
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.law_fit_sections import law_facts, law_notes
 from prosparse.reporting.numerals import compact_number, duration, listing
+from prosparse.reporting.predictor_sections import PREDICTOR_NOTES, predictor_facts
 from prosparse.reporting.speed_summary import speed_facts, speed_notes
 from prosparse.reporting.training_speed import train_speed_facts, train_speed_notes
 from prosparse.reporting.training_step import train_step_facts
@@ -66,6 +70,8 @@ def reading_notes(record: Record) -> list[str]:
         return [INSPECTED]
     if isinstance(record, EvaluationRecord):
         return evaluation_notes(record)
+    if isinstance(record, PredictorFitRecord | PredictorEvalRecord):
+        return PREDICTOR_NOTES
     measures = _measures(record)
     if not measures:
         return []
@@ -139,6 +145,10 @@ def _kind_facts(record: Record) -> list[tuple[str, str]]:
             return train_speed_facts(record)
         case TrainStepRecord():
             return train_step_facts(record)
+        case ExportRecord():
+            return [("activation", activation_text(record.activation)), *export_facts(record)]
+        case PredictorFitRecord() | PredictorEvalRecord():
+            return predictor_facts(record)
         case LambdaLawRecord():
             return [("runs", f"{len(record.points)}"), ("R²", f"{record.r_squared:.5f}")]
         case LawsRecord():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prosparse.records.law import LambdaLawRecord
 from prosparse.reporting.grids import Grid
@@ -13,6 +13,9 @@ from prosparse.reporting.section import Section
 from prosparse.reporting.sections import sections
 from prosparse.reporting.summary import Tile, headline, tiles
 from prosparse.reporting.svg import BLUE, GRAY, GREEN, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CURVE_POINTS = 200
 
@@ -74,8 +77,10 @@ def law_grid(record: LambdaLawRecord) -> Grid:
 def law_plot(record: LambdaLawRecord) -> str:
     """Return sparsity over lambda: the runs, the law, and the lambda it gives."""
     low, high = record.points[0].factor, record.points[-1].factor
-    first, last = min(low, record.factor) / 1.3, max(high, record.factor) * 1.3
+    first, last = min(_smallest(record), record.factor) / 1.3, max(high, record.factor) * 1.3
     steps = [first * (last / first) ** (i / CURVE_POINTS) for i in range(CURVE_POINTS + 1)]
+    if low == 0:  # on a scale that is linear up to the smallest lambda
+        steps = [first * i / CURVE_POINTS for i in range(CURVE_POINTS)] + steps
     with drawing("lambda-law", WIDTH, 3.9) as plot:
         axes = plot.figure.subplots()
         axes.plot(
@@ -91,7 +96,7 @@ def law_plot(record: LambdaLawRecord) -> str:
             axes.errorbar(*at, xerr=reach, color=GREEN, capsize=4, zorder=3)
         label = f"lambda {compact_number(record.factor)}"
         axes.plot(record.factor, 100 * record.sparsity, "D", color=GREEN, label=label, zorder=4)
-        axes.set_xscale("log")
+        _lambda_scale(axes, record)
         axes.set_xlabel("lambda of the last stage")
         axes.set_ylabel("sparsity (%)")
         axes.grid(axis="y")
@@ -106,11 +111,22 @@ def residual_plot(record: LambdaLawRecord) -> str:
         axes.axhline(0, color=GRAY, linewidth=0.8)
         rest = [100 * (p.sparsity - record.predicted(p.factor)) for p in record.points]
         axes.plot([p.factor for p in record.points], rest, "o", color=BLUE)
-        axes.set_xscale("log")
+        _lambda_scale(axes, record)
         axes.set_xlabel("lambda of the last stage")
         axes.set_ylabel("residual (points)")
         axes.grid(axis="y")
     return plot.svg
+
+
+def _smallest(record: LambdaLawRecord) -> float:
+    return min(point.factor for point in record.points if point.factor > 0)
+
+
+def _lambda_scale(axes: Axes, record: LambdaLawRecord) -> None:
+    if record.points[0].factor > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=_smallest(record))
 
 
 def _interval(record: LambdaLawRecord) -> str:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import prosparse.reporting.evaluation_sections
+import prosparse.reporting.export_sections
 import prosparse.reporting.frontier_sections
 import prosparse.reporting.inspection_sections
 import prosparse.reporting.law_fit_sections
 import prosparse.reporting.law_sections
+import prosparse.reporting.predictor_sections
 import prosparse.reporting.quantization_sections
 import prosparse.reporting.speed_sections
 import prosparse.reporting.speed_summary

@@ -122,7 +122,7 @@ def decode_row(row: DecodeRow) -> Row:
         _mb(row.mb),
         NOTHING if row.ms is None else f"{row.mb / row.ms:.0f}",
         *(_share(part, row.ms) for part in (row.attention_ms, row.ffn_ms, row.rest_ms)),
-        check_text(row.check),
+        check_text(row.check, row.is_approximate),
     )
 
 
@@ -133,10 +133,30 @@ def decode_grid(record: DecodeSpeedRecord) -> Grid:
     return Grid(DECODE_HEADER, tuple(decode_row(row) for row in record.rows), marked)
 
 
-def check_text(check: TokenCheck) -> str:
+def predicted_grid(record: DecodeSpeedRecord) -> Grid:
+    """Return the fastest dense, exact and predicted decode side by side, in the shape of Table 2."""
+    header = ("decode", "sparsity", "recall", "predicted sparsity", "missed", "tokens/s", "speedup")
+    found = record.predicted
+    rows = []
+    for row in (record.fastest_dense, record.fastest_sparse, record.fastest_predicted):
+        if row is None:
+            continue
+        shares = (NOTHING,) * 3
+        if row.is_approximate and found is not None:
+            shares = tuple(
+                percent(share) for share in (found.recall, found.predicted_sparsity, found.missed)
+            )
+        speed = NOTHING if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}"
+        rows.append((row.contender, percent(record.sparsity), *shares, speed, _times(row.speedup)))
+    return Grid(header, tuple(rows))
+
+
+def check_text(check: TokenCheck, is_approximate: bool = False) -> str:
     """Return how the tokens compare with the dense ones, in a few words."""
     if check.first_difference is None:
         return f"{check.num_tokens} equal"
+    if is_approximate:
+        return f"{check.first_difference} of {check.num_tokens} equal, approximate"
     verdict = "WRONG" if check.is_wrong else "a tie"
     equal = f"{check.first_difference} of {check.num_tokens} equal"
     return f"{equal}, then {verdict} ({check.margin:.1g})"

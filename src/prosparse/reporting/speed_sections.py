@@ -18,6 +18,7 @@ from prosparse.reporting.speed_grids import (
     limit_text,
     not_run_grid,
     ops_grid,
+    predicted_grid,
 )
 from prosparse.reporting.speed_plots import (
     decode_parts,
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Log = list[dict[str, Any]]
+
+PREDICTED = (
+    "The shape of Table 2 of ProSparse. Recall and predicted sparsity are means over layers on the new "
+    "tokens of the dense model's own text; missed is the norm of what is wrongly left out of an FFN's "
+    "output over the norm of the output. Decoding by predictors is approximate: its tokens may be others."
+)
 
 
 @sections.register
@@ -52,6 +59,7 @@ def _(record: DecodeSpeedRecord, log: Log) -> list[Section]:
     )
     text = f"{exactness_text(record)} {record.bound_method}"
     exactness = [Section("Exactness", text, grid=exactness_grid(record))]
+    predicted = [Section("Dense, exact, predicted", PREDICTED, grid=predicted_grid(record))]
     return [
         Section(
             "Tokens a second",
@@ -59,6 +67,7 @@ def _(record: DecodeSpeedRecord, log: Log) -> list[Section]:
             decode_parts(record) if any(row.ms is not None for row in record.rows) else "",
             decode_grid(record),
         ),
+        *(predicted if record.predicted is not None else []),
         *(exactness if record.exactness else []),
         Section("Sparsity of the decoded tokens, by layer", grid=layers, is_folded=True),
         *_limit_sections(record),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prosparse.errors import UserError
 from prosparse.kernels.backend import BACKENDS, choose_backend, use_backend, why_not
-from prosparse.kernels.cpu.memory import ask_for_huge_pages
+from prosparse.kernels.cpu.memory import move_onto_huge_pages
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.kernels.screen import GROUP_SIZE
 from prosparse.model.activation import ShiftedReLU
@@ -21,16 +21,27 @@ from prosparse.runtime.neuron_major import (
     make_row_major,
     rows_by_neuron,
 )
-from prosparse.runtime.sparse_ffn import build_screen, is_swapped, swap_in, swap_out
+from prosparse.runtime.predicted import PredictedPath, predictors_for
+from prosparse.runtime.sparse_ffn import (
+    SparsePath,
+    build_screen,
+    is_swapped,
+    swap_in,
+    swap_out,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from prosparse.kernels.backend import Backend
     from prosparse.model.ffn import FFN
+    from prosparse.predictors.predictor import Predictor, Predictors
 
 
 # Tokens at once up to which skipping neurons surely pays: with more, few are zero for all of them.
@@ -45,11 +56,18 @@ class Accelerated:
     """
 
     def __init__(
-        self, model: PreTrainedModel, found: list[FFN], max_tokens: int, screened: bool = False
+        self,
+        model: PreTrainedModel,
+        found: list[FFN],
+        max_tokens: int,
+        screened: bool = False,
+        predictors: Sequence[Predictor] = (),
     ) -> None:
         self.model = model
         self.max_tokens = max_tokens
         self.is_screened = screened
+        self.is_predicted = bool(predictors)
+        self._predictors = predictors
         self._ffns = found
         self._undo = contextlib.ExitStack()
 
@@ -84,26 +102,40 @@ class Accelerated:
     def __str__(self) -> str:
         running = list(self.backends.values())
         counts = [f"{running.count(name)} on {name}" for name in BACKENDS if name in running]
-        return " ".join([f"Sparse FFNs: {', '.join(counts)}.", *self.why_not.values()])
+        kind = "Predicted" if self.is_predicted else "Sparse"
+        return " ".join([f"{kind} FFNs: {', '.join(counts)}.", *self.why_not.values()])
 
     def _install(self, backend: Literal["auto"] | Backend) -> None:
         if backend != "auto":
             self._undo.enter_context(use_backend(backend))
         for ffn in self._ffns:
-            for module in swap_in(ffn, self.max_tokens, self.is_screened):
+            for module in swap_in(ffn, self._path(ffn)):
                 self._undo.callback(swap_out, module)
             down = ffn.down
             for projection in projections(ffn).values():
                 if not is_neuron_major(projection, is_down=projection is down):
                     make_neuron_major(projection)
                     self._undo.callback(make_row_major, projection)
-                ask_for_huge_pages(rows_by_neuron(projection, is_down=projection is down))
             if self.is_screened:
                 build_screen(ffn)
-        self._read_rows_of_other_projections()
+        # Down projections lie apart: when they are turned back, their memory is free as a whole.
+        downs = [ffn.down for ffn in self._ffns]
+        parts = [part for ffn in self._ffns for part in projections(ffn).values()]
+        others = [part for part in parts if all(part is not down for down in downs)]
+        others += self._read_rows_of_other_projections()
+        for modules in (downs, others):
+            move_onto_huge_pages([t for m in modules for t in few_tokens.stored(m)])
 
-    def _read_rows_of_other_projections(self) -> None:
-        """Attention's and the head: plain ones where our kernel is the faster, packed ones anywhere."""
+    def _path(self, ffn: FFN) -> SparsePath:
+        if self.is_predicted:
+            return PredictedPath(ffn, self.max_tokens, self._predictors[ffn.layer])
+        return SparsePath(ffn, self.max_tokens, self.is_screened)
+
+    def _read_rows_of_other_projections(self) -> list[nn.Module]:
+        """Read attention's and the head by rows: plain ones where our kernel is faster, packed ones anywhere.
+
+        Returns them.
+        """
         inside = {id(part) for ffn in self._ffns for part in projections(ffn).values()}
         modules = [module for module in self.model.modules() if id(module) not in inside]
         plain = [
@@ -111,19 +143,25 @@ class Accelerated:
             for module in few_tokens.plain_linears(modules)
             if choose_backend(module.weight.device) in ("cuda", "cpu")
         ]
-        for projection in plain + few_tokens.packed_projections(modules):
+        found = plain + few_tokens.packed_projections(modules)
+        for projection in found:
             few_tokens.swap_in(projection, self.max_tokens)
             self._undo.callback(few_tokens.swap_out, projection)
+        return found
 
 
 def accelerate(
     model: PreTrainedModel,
     *,
     max_tokens: int = DEFAULT_MAX_TOKENS,
-    backend: Literal["auto"] | Backend = "auto",
+    backend: Literal["auto", "predicted"] | Backend = "auto",
     screened: bool = False,
+    predictors: str | Path | Predictors | None = None,
 ) -> Accelerated:
-    """Give every FFN of a ReLU model an exact sparse path for the tokens it generates, in place.
+    """Give every FFN of a ReLU model a sparse path for the tokens it generates, in place.
+
+    It is exact, but for the backend `predicted`: there a predictor says which neurons are needed, and
+    what it misses is missing.
 
     A pass over at most `max_tokens` tokens (batch times sequence: the decode step) reads only the
     weights of active neurons, through `prosparse.kernels`. Longer passes (the prompt), autocast,
@@ -140,17 +178,20 @@ def accelerate(
         max_tokens: From 1 to 16. The more tokens, the fewer neurons are zero for all of them.
         backend: `auto` takes the fastest that runs: `cuda`, `triton`, `cpu`, `reference` (plain
             PyTorch: correct, not fast). Another holds for all models of this process until `remove`.
+            `predicted` goes by `predictors` and takes the fastest for what is left.
         screened: Keep an int8 copy of every gate, a sixth more memory for the FFNs, and read the
             gate's own rows only where the copy cannot rule a neuron out (`prosparse.kernels.screen`).
             The results are the same; on a GPU and from d_model 1024 on it is faster. Code compiled
             or captured with it holds only as long as the gates keep their values.
+        predictors: Of `predicted`: the folder of `prosparse predictor fit`, or of `model_N.pt` files.
 
     Returns:
         What takes it away again: `remove()`, or the end of a `with` block.
 
     Raises:
         UserError: The model has a dense activation function, weights of another kind, weights that
-            are shared or not here, is accelerated already, or the backend does not run.
+            are shared or not here, is accelerated already, the backend does not run, or the predictors
+            are missing, in the way or not of this model.
 
     Example:
         >>> import prosparse as ps
@@ -162,10 +203,17 @@ def accelerate(
     if not 1 <= max_tokens <= MAX_TOKENS:
         raise UserError(f"max_tokens must be from 1 to {MAX_TOKENS}; found {max_tokens}.")
     found = eligible_ffns(model)
+    chosen: Sequence[Predictor] = ()
+    if backend == "predicted":
+        if screened:
+            raise UserError("A screen is for the exact way; accelerate with it or with predictors.")
+        chosen, backend = predictors_for(model, found, predictors), "auto"
+    elif predictors is not None:
+        raise UserError("Predictors are for backend='predicted'; the other backends are exact.")
     _refuse_backend(backend, found)
     if screened:
         _refuse_screen(found)
-    accelerated = Accelerated(model, found, max_tokens, screened)
+    accelerated = Accelerated(model, found, max_tokens, screened, chosen)
     try:
         accelerated._install(backend)
     except BaseException:  # out of memory or Ctrl-C half-way
@@ -184,7 +232,7 @@ def _refuse_backend(backend: str, found: list[FFN]) -> None:
         return
     if backend not in BACKENDS:
         raise UserError(
-            f"There is no backend '{backend}'; choose one of auto, {', '.join(BACKENDS)}."
+            f"There is no backend '{backend}'; choose one of auto, {', '.join(BACKENDS)}, predicted."
         )
     for device in {_device(ffn) for ffn in found}:
         reason = why_not(backend, device)

@@ -10,6 +10,7 @@ B batch, P prompt length, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,8 @@ class Decoder:
         self._wants_graph = graph
         self._graph: torch.cuda.CUDAGraph | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
+        self._is_compiled = compile is not None
+        self._are_guards_checked = False
         if compile is not None:
             keeps = is_accelerated(model) if keeps_shared_inputs is None else keeps_shared_inputs
             self._next = compile_step(self._next, compile, model.device, keeps)
@@ -117,6 +120,7 @@ class Decoder:
         if len(self._ids) != batch:
             raise ValueError(f"This decoder holds {len(self._ids)} prompts at once; found {batch}.")
         self._forget_graph_of_other_weights()
+        self._are_guards_checked = False
         self._cache.reset()
         self._ids[:, :length] = input_ids
         # Padding only: that the future is not seen is for the model's causal mask.
@@ -151,9 +155,11 @@ class Decoder:
         if self._wants_graph and self._graph is None:
             self._graph = self._capture()
         if self._graph is None:
-            self._advance()
+            with self._guards():
+                self._advance()
         else:
             self._graph.replay()
+        self._are_guards_checked = True
         self.length += 1
         return self._ids[:, self.length - 1 : self.length]
 
@@ -230,6 +236,15 @@ class Decoder:
         weights = [parameter.data_ptr() for parameter in self.model.parameters()]
         if weights != self._weights:
             self._weights, self._graph = weights, None
+
+    def _guards(self) -> contextlib.AbstractContextManager[object]:
+        """After the first step since a prefill: do not ask again whether compiled code still fits.
+
+        Asking takes a millisecond, as it looks at every module; between two steps nothing changes.
+        """
+        if not (self._is_compiled and self._are_guards_checked):
+            return contextlib.nullcontext()
+        return torch.compiler.set_stance(skip_guard_eval_unsafe=True)
 
     def _buffers(self) -> list[Tensor]:
         """All that says where the loop stands; keys and values beyond are masked."""

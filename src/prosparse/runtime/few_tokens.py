@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prosparse.kernels.linear import linear, quantized_linear
-from prosparse.model.quantized import QuantizedLinear, TiedHead
+from prosparse.model.quantized import QuantizedLinear, QuantizedMatrix, TiedHead
 from prosparse.runtime.eligible import DTYPES
 
 if TYPE_CHECKING:
@@ -117,6 +117,16 @@ def plain_linears(modules: Iterable[nn.Module]) -> list[nn.Linear]:
         and module.weight.dtype in DTYPES
         and module.weight.is_contiguous()
     ]
+
+
+def stored(projection: nn.Module) -> list[Tensor]:
+    """Return what is read of a projection: its weight, or its values in few bits and their scales."""
+    if isinstance(projection, TiedHead):
+        projection = projection.embedding
+    weight = cast("Tensor", projection.weight)
+    if isinstance(projection, QuantizedMatrix):
+        return [weight, projection.scales]
+    return [weight]
 
 
 def swap_in(projection: nn.Module, max_tokens: int) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device
-from prosparse.runtime.accelerate import accelerate, is_accelerated
+from prosparse.runtime.accelerate import Accelerated, accelerate, is_accelerated
 from prosparse.runtime.decodable import why_no_decoder
 from prosparse.runtime.decode import Decoder
 from prosparse.runtime.streaming import CallbackStreamer, Pace
@@ -22,7 +22,7 @@ from prosparse.runtime.streaming import CallbackStreamer, Pace
 if TYPE_CHECKING:
     from pathlib import Path
 
-BACKENDS = ("dense", "sparse", "screened")
+BACKENDS = ("dense", "sparse", "screened", "predicted")
 # What `generate` decides itself. A checkpoint that asks for anything else (a repetition penalty,
 # beams) is decoded by transformers, which knows what it means.
 DECIDED = {
@@ -45,6 +45,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     backend: str = "dense",
+    predictors: str | Path | None = None,
     device: str = "auto",
     tokenizer: PreTrainedTokenizerBase | None = None,
     trust_remote_code: bool = False,
@@ -62,7 +63,8 @@ def generate(
         top_p: Sample from the smallest set of tokens with this much probability, in (0, 1].
         seed: Seed of the sampling.
         backend: `dense` runs the model as it is; `sparse` and `screened` accelerate it for this
-            call (see `prosparse.accelerate`), unless it already is.
+            call (see `prosparse.accelerate`), unless it already is; `predicted` goes by `predictors`.
+        predictors: Of `predicted`: the folder of `prosparse predictor fit`.
         device: `auto`, `cpu`, `cuda`, ...
         tokenizer: Needed only with a loaded model that does not know where it came from.
         trust_remote_code: Run modeling code that comes with the checkpoint.
@@ -92,9 +94,7 @@ def generate(
     set_seed(seed)
     streamer = CallbackStreamer(tokenizer, on_text or (lambda piece: None))
     is_new = backend != "dense" and not is_accelerated(network)
-    with (
-        accelerate(network, screened=backend == "screened") if is_new else contextlib.nullcontext()
-    ):
+    with accelerated_as(backend, network, predictors) if is_new else contextlib.nullcontext():
         write = _write_replayed if _suits_replay(network) else _write_with_transformers
         new = write(network, inputs, streamer, max_new_tokens, temperature, top_p)
     if on_pace is not None:
@@ -165,6 +165,17 @@ def _encode(prompt: str | Sequence[dict[str, str]], tokenizer: PreTrainedTokeniz
     return tokenizer.apply_chat_template(
         list(prompt), add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
+
+
+def accelerated_as(
+    backend: str, model: PreTrainedModel, predictors: str | Path | None
+) -> contextlib.AbstractContextManager[Accelerated | None]:
+    """Return what accelerates a model as one of `BACKENDS`, for a `with` block."""
+    if backend == "dense":
+        return contextlib.nullcontext()
+    if backend == "predicted":
+        return accelerate(model, backend="predicted", predictors=predictors)
+    return accelerate(model, screened=backend == "screened")
 
 
 def check_options(max_new_tokens: int, temperature: float, top_p: float, backend: str) -> None:

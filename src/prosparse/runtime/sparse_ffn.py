@@ -153,9 +153,8 @@ class HandsItOn(nn.Module):
         return x if path.takes(x) else super().forward(x)
 
 
-def swap_in(ffn: FFN, max_tokens: int, screened: bool = False) -> list[nn.Module]:
+def swap_in(ffn: FFN, path: SparsePath) -> list[nn.Module]:
     """Give an FFN its second way; return the modules whose classes were exchanged."""
-    path = SparsePath(ffn, max_tokens, screened)
     if ffn.is_gated:
         exchanged = [(ffn.module, RunsTheFFN)]
     else:

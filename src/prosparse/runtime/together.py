@@ -47,22 +47,34 @@ def _input(call: Node) -> Any:
     return x
 
 
+def _is_there(node: Any) -> bool:
+    """Return whether a node is an input of the graph, or a view of one."""
+    if node.target in VIEWS:
+        node = node.args[0]
+    return node.op in ("placeholder", "get_attr")
+
+
 def _merge(graph: Graph, calls: list[Node]) -> None:
     """Let the first call compute all, and the others' users read from it.
 
-    Weights and biases are inputs of the graph, and so are there before the first call.
+    Weights, scales and biases are inputs of the graph or views of some (packed values are), and so can
+    be there before the first call.
     """
     if len(calls) < 2:
         return
-    x, _, _, ready = calls[0].args
-    weights: list[Any] = [weight for call in calls for weight in call.args[1]]  # type: ignore[union-attr]
-    biases: list[Any] = [bias for call in calls for bias in call.args[2]]  # type: ignore[union-attr]
-    if any(
-        node is not None and node.op not in ("placeholder", "get_attr") for node in weights + biases
-    ):
+    x, *_, ready = calls[0].args
+    weights, scales, biases = (
+        [part for call in calls for part in call.args[place]]  # type: ignore[union-attr]
+        for place in (1, 2, 3)
+    )
+    parts: list[Any] = [part for part in (*weights, *scales, *biases) if part is not None]
+    if not all(map(_is_there, parts)):
         return
+    for part in parts:
+        if part.target in VIEWS:
+            calls[0].prepend(part)
     with graph.inserting_before(calls[0]):
-        together = graph.call_function(calls[0].target, (x, weights, biases, ready))  # type: ignore[arg-type]
+        together = graph.call_function(calls[0].target, (x, weights, scales, biases, ready))  # type: ignore[arg-type]
     together.meta["val"] = [value for call in calls for value in call.meta["val"]]
     place = 0
     for call in calls:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to choose thresholds by, and other text to check the choice on."""
+"""Text to learn layers by, other text to choose thresholds by, and other still to check the choice on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from prosparse.measurement.perplexity import Windows
 from prosparse.measurement.run import read_windows
+from prosparse.thresholds.layers import COST_TOKENS, beginnings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -44,3 +45,19 @@ def choosing_and_checking(
     choosing = [Windows(w.name, w.source, w.ids_WS[:wanted]) for w in found]
     rest = [Windows(w.name, w.source, w.ids_WS[wanted:]) for w in found]
     return choosing, [w for w in rest if len(w.ids_WS) > 1]
+
+
+def learning_and_judging(choosing: Sequence[Windows]) -> tuple[list[Windows], list[Windows]]:
+    """Return the windows that layers are learned by, and the rest, which candidates are judged on.
+
+    The former are `COST_TOKENS` in all, as far as they are under half of a data set. One of a single window
+    does both.
+    """
+    learning, judging = [], []
+    for part in beginnings(choosing, COST_TOKENS):
+        whole = next(w for w in choosing if w.name == part.name)
+        num_windows = len(whole.ids_WS)
+        cut = min(len(part.ids_WS), num_windows // 2)
+        learning.append(Windows(whole.name, whole.source, whole.ids_WS[: cut or num_windows]))
+        judging.append(Windows(whole.name, whole.source, whole.ids_WS[cut:]))
+    return learning, judging

@@ -17,6 +17,7 @@ from prosparse.thresholds.search import find_edge, sweep
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prosparse.measurement.passes import Passes
     from prosparse.records.threshold import LayerCost, Method, ThresholdCandidate
     from prosparse.thresholds.judge import Judge
 
@@ -34,24 +35,28 @@ class Found:
     """Layers in which no neuron was ever active on the calibration text."""
 
 
-def try_methods(judge: Judge, methods: Sequence[Method], candidates: Sequence[float]) -> Found:
+def try_methods(
+    judge: Judge, methods: Sequence[Method], candidates: Sequence[float], learning: Passes
+) -> Found:
     """Return the candidates of some methods, measured.
 
     Args:
         judge: Measures them.
+        learning: The judge's model on text to learn its layers by. What layers cost is fitted to that
+            text, so the judge should have other.
         methods: What to try. `fixed` alone measures `candidates`; among others it is searched for the
             edge of the budget as they are, or a coarse list would decide against it.
         candidates: Thresholds above 0, rising.
     """
     if tuple(methods) == ("fixed",):
         return Found(tuple(sweep(judge, candidates)))
-    curves = LayerCurves(judge.passes)
+    curves = LayerCurves(learning)
     rows: list[ThresholdCandidate] = []
     costs: list[LayerCost] = []
     if "fixed" in methods:
         rows += _fixed(judge, curves)
     if "per-layer" in methods:
-        costs = measure_costs(judge.passes, curves)
+        costs = measure_costs(learning, curves)
         rows += _per_layer(judge, CostModel.of(curves, costs))
     if "cett" in methods:
         rows += _cett(judge, curves)

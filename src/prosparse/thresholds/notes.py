@@ -24,7 +24,8 @@ def notes_on(
     if best.threshold == 0:
         least = min(rows[1:], key=lambda row: row.perplexity_increase)
         notes.append(
-            f"No threshold tried stays within the budget of {budget}, so the model keeps plain ReLU; "
+            f"No threshold tried stays within the budget of {budget} with 95 % confidence, so the model "
+            "keeps plain ReLU; "
             f"the cheapest tried ({in_words(least)}) costs {_cost(least)} for "
             f"{least.sparsity:.2%} sparsity."
         )

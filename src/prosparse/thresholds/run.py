@@ -17,7 +17,7 @@ from prosparse.model.device import choose_device, forward_precision, provenance
 from prosparse.model.ffn import ffns
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.threshold import ThresholdRecord
-from prosparse.thresholds.held_out import choosing_and_checking
+from prosparse.thresholds.held_out import choosing_and_checking, learning_and_judging
 from prosparse.thresholds.judge import Judge, OnCandidate, apply_thresholds
 from prosparse.thresholds.methods import try_methods
 from prosparse.thresholds.notes import card_notes, notes_on
@@ -111,10 +111,13 @@ def threshold(
     if used == "float32":  # is meant, as in measure
         network.to(torch.float32)  # type: ignore[arg-type]
     num_layers = len(ffns(network))
+    learning, judging = choosing, choosing
+    if methods != ("fixed",):
+        learning, judging = learning_and_judging(choosing)
     judge = Judge(
-        Passes(network, choosing, used, progress), num_layers, max_perplexity_increase, on_candidate
+        Passes(network, judging, used, progress), num_layers, max_perplexity_increase, on_candidate
     )
-    found = try_methods(judge, methods, checked)
+    found = try_methods(judge, methods, checked, Passes(network, learning, used, progress))
     rows = (judge.baseline, *found.rows)
     best = choose(rows)
     check = _check(Passes(network, checking, used, progress), judge, rows) if checking else ()
@@ -148,7 +151,7 @@ def _check(
     passes: Passes, judge: Judge, rows: Sequence[ThresholdCandidate]
 ) -> tuple[ThresholdCandidate, ...]:
     """Return the unshifted model and each method's choice, on text that chose nothing."""
-    on_other_text = Judge(passes, judge.num_layers, judge.max_increase)
+    on_other_text = Judge(passes, judge.num_layers, judge.max_increase, is_check=True)
     chosen = [row for row in chosen_of_methods(rows) if row.threshold > 0]
     return (
         on_other_text.baseline,

@@ -24,8 +24,8 @@ METHODS: tuple[Method, ...] = ("fixed", "per-layer", "cett")
 CHOICES = (*METHODS, "all")
 SEARCH_STEPS = 12
 CLOSE_ENOUGH = 0.05
-"""A search ends when the increase is below the budget by less than this share of it, or by less than
-half its own standard error."""
+"""A search ends when the highest increase is below the budget by less than this share of it, or by less
+than half the increase's standard error."""
 NARROW_ENOUGH = 0.01
 """A search ends when the edge of the budget is known to this share of its setting."""
 FARTHEST_STEP = 5.0
@@ -139,12 +139,12 @@ def _is_close(row: ThresholdCandidate, max_increase: float) -> bool:
     noise = row.perplexity_increase_stderr
     left = max(CLOSE_ENOUGH * max_increase, 0.0 if math.isnan(noise) else noise / 2)
     # However little is known of it, a candidate that spends under half of the budget is not close.
-    return row.perplexity_increase >= max_increase - min(left, max_increase / 2)
+    return row.highest_increase >= max_increase - min(left, max_increase / 2)
 
 
 def _power(within: ThresholdCandidate, over: ThresholdCandidate, otherwise: float) -> float:
     """Return the power of the law through two candidates, if there is one."""
-    low, high = within.perplexity_increase, over.perplexity_increase
+    low, high = within.highest_increase, over.highest_increase
     if not 0 < low < high < math.inf:
         return otherwise
     return math.log(high / low) / math.log(over.threshold / within.threshold)
@@ -153,7 +153,7 @@ def _power(within: ThresholdCandidate, over: ThresholdCandidate, otherwise: floa
 def _next(
     row: ThresholdCandidate, max_increase: float, low: float, high: float, power: float
 ) -> float:
-    increase = row.perplexity_increase
+    increase = row.highest_increase
     factor = FARTHEST_STEP if increase <= 0 else 1 / FARTHEST_STEP  # the latter for NaN, too
     if 0 < increase < math.inf:
         wanted = (0.98 * max_increase / increase) ** (1 / power)  # just below the edge

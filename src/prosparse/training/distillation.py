@@ -191,8 +191,8 @@ class _Divergence(torch.autograd.Function):
         ctx.temperature, ctx.is_compiled = temperature, is_compiled
         distance = _compiled(_chunk_distance) if is_compiled else _chunk_distance
         total = torch.zeros((), dtype=torch.float32, device=student_TV.device)
-        for chunk in _chunks(student_TV, teacher_TV, learned_T):
-            total += distance(*chunk, temperature)
+        for student, teacher, is_learned in _chunks(student_TV, teacher_TV, learned_T):
+            total += distance(student, teacher, is_learned, temperature)
         return temperature**2 * total
 
     @staticmethod
@@ -202,8 +202,8 @@ class _Divergence(torch.autograd.Function):
         gradient_TV = torch.empty_like(student_TV)
         scale_T = learned_T * (ctx.temperature * gradients[0])
         parts = _chunks(student_TV, teacher_TV, scale_T)
-        for out, chunk in zip(gradient_TV.split(CHUNK), parts, strict=True):
-            out.copy_(gradient(*chunk, ctx.temperature))
+        for out, (student, teacher, scale) in zip(gradient_TV.split(CHUNK), parts, strict=True):
+            out.copy_(gradient(student, teacher, scale, ctx.temperature))
         return gradient_TV, None, None, None, None
 
 

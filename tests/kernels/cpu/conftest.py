@@ -16,7 +16,7 @@ from prosparse.kernels.cpu import library
 if "PROSPARSE_TEST_CPU_LIBRARY" in os.environ:
     library.PATH = Path(os.environ["PROSPARSE_TEST_CPU_LIBRARY"])
 
-VARIANTS = ("portable", "avx2", "avx512", "neon")
+VARIANTS = ("portable", "avx2", "avx512", "avx512vnni", "neon")
 
 
 def use(variant: str | None) -> bool:

@@ -5,6 +5,8 @@ Weights and inputs are small whole numbers (and here and there NaN or infinity),
 exact in any order, and the kernels have no excuse.
 """
 
+from dataclasses import replace
+
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def cases(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
     bits = draw(st.sampled_from([None, None, 8, 4]))
-    D = draw(st.integers(1, 100)) if bits is None else 32 * draw(st.integers(1, 3))
+    D = draw(st.integers(1, 100)) if bits is None else 32 * draw(st.integers(1, 6))
     F, T = draw(st.integers(1, 100)), draw(st.integers(1, 16))
     gate, up, down = (matrix(draw, F, D, bits, dtype, generator) for _ in range(3))
     if draw(st.booleans()):
@@ -103,3 +105,24 @@ def test_any_ffn_is_the_reference_bit_for_bit(case, variant, threads, own):
         assert equal(pair, reference.sparse_up(pre, x, weights.gate_proj, t))
         found = operators.sparse_down(x1, weights.down_projT)
         assert equal(found, reference.sparse_down(x1, weights.down_projT))
+
+
+@st.composite
+def predicted_cases(draw):
+    x, weights, _, _ = draw(cases().filter(lambda case: case[1].gate_scales is None))
+    weights = replace(weights, gate_bias=None, up_bias=None, down_bias=None)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    R, F = draw(st.integers(1, 60)), len(weights.gate_proj)
+    fc1 = whole_numbers((R, x.shape[1]), 1, generator, x.dtype)
+    fc2T = whole_numbers((R, F), 1, generator, x.dtype)
+    return x, weights, fc1, fc2T, draw(st.sampled_from([-3.0, 0.0, 0.5, 4.0, -torch.inf]))
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+@given(case=predicted_cases(), variant=st.sampled_from(VARIANTS), threads=st.integers(1, 5))
+def test_any_ffn_behind_a_predictor_is_the_reference_bit_for_bit(case, variant, threads):
+    assume(use(variant))
+    torch.set_num_threads(threads)
+    assert equal(operators.predicted_ffn(*case), reference.predicted_ffn(*case))

@@ -25,6 +25,10 @@ LARGE_CASES = {
     "odd": {"T": 5, "D": 1023, "F": 1031, "threshold": 0.5},
     "int4-wide": {"T": 3, "D": 1536, "F": 512, "threshold": 1.0, "bits": 4},
     "int8-two-tokens": {"T": 2, "D": 1536, "F": 512, "threshold": 1.2, "bits": 8},
+    # Groups of 64 are multiplied as bytes where a CPU can; 9 groups are no whole number of pairs.
+    "int8-bytes": {"T": 1, "D": 576, "F": 1031, "threshold": 1.2, "bits": 8, "group": 64},
+    "int4-bytes": {"T": 1, "D": 576, "F": 1031, "threshold": 1.2, "bits": 4, "group": 64},
+    "int4-bytes-five": {"T": 5, "D": 1152, "F": 515, "biases": True, "bits": 4, "group": 64},
 }
 
 
@@ -82,7 +86,7 @@ def test_residual_and_float32_output(T, residual, float32_output, variant):
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_the_number_and_kind_of_threads_change_no_bit(bits, variant):
-    weights = random_weights(1024, 700, torch.bfloat16, bits=bits, threshold=0.3)
+    weights = random_weights(1024, 700, torch.bfloat16, bits=bits, group=64, threshold=0.3)
     found = []
     for openmp in (True, False):
         operators.library().prosparse_use_openmp(openmp)

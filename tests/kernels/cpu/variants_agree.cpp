@@ -77,7 +77,7 @@ bool agrees(const char* variant, int32_t kind, int32_t weights, int64_t T, int64
 
 int main() {
   int num_compared = 0;
-  for (const char* variant : {"avx2", "avx512", "neon"}) {
+  for (const char* variant : {"avx2", "avx512", "avx512vnni", "neon"}) {
     if (prosparse_use_variant(variant)) continue;
     for (int32_t kind = 0; kind < 3; ++kind) {
       for (const int32_t weights : {kind, int32_t{prosparse::INT8}, int32_t{prosparse::INT4}}) {

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 VARIANT_VARIABLE = "PROSPARSE_CPU"
-"""Environment variable that names a variant to use: portable, avx2, avx512, neon."""
+"""Environment variable that names a variant to use: portable, avx2, avx512, avx512vnni, neon."""
 
 PATH = Path(__file__).with_name(
     "libprosparse_cpu.dylib" if sys.platform == "darwin" else "libprosparse_cpu.so"
@@ -89,6 +89,12 @@ def library() -> ctypes.CDLL:
     if loaded.prosparse_job_size() != ctypes.sizeof(Job):
         raise ValueError("it was compiled from other sources")
     loaded.prosparse_run.argtypes = [ctypes.POINTER(Job)]
+    loaded.prosparse_project.argtypes = [ctypes.POINTER(Job), ctypes.c_int32]
+    loaded.prosparse_run_predicted.argtypes = [
+        ctypes.POINTER(Job),
+        ctypes.POINTER(Job),
+        ctypes.c_float,
+    ]
     loaded.prosparse_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32]
     loaded.prosparse_read.restype = ctypes.c_uint64
     loaded.prosparse_variant.restype = ctypes.c_char_p

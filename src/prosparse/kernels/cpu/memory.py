@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from torch import Tensor
 from prosparse.kernels.cpu.library import library
 
 HUGE_PAGE = 2 * 2**20
+LARGE = 4 * HUGE_PAGE
+LINE = 64
 MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25  # from Linux 6.1 on: at once, where it lies
 
@@ -34,6 +38,35 @@ def ask_for_huge_pages(tensor: Tensor) -> None:
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     madvise(first, num_bytes, MADV_HUGEPAGE)
     madvise(first, num_bytes, MADV_COLLAPSE)
+
+
+def move_onto_huge_pages(tensors: Sequence[Tensor]) -> None:
+    """Bring tensors onto huge pages; values, shapes and strides stay.
+
+    Large ones stay where they are, and Linux is asked for such pages there. Those that are too small to have
+    a huge page of their own are moved into memory that they share; each keeps a storage of its own.
+
+    Args:
+        tensors: Dense (rows or columns without gaps); a leaf's data is exchanged. Those that are not on a
+            CPU are left alone.
+    """
+    here = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    small = {id(t): t for t in here if 0 < t.nbytes < LARGE}
+    for tensor in here:
+        if tensor.nbytes >= LARGE:
+            ask_for_huge_pages(tensor)
+    if sys.platform != "linux" or not small:
+        return
+    sizes = [-(-tensor.nbytes // LINE) * LINE for tensor in small.values()]
+    memory = mmap.mmap(-1, sum(sizes) + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    offset = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE_PAGE
+    for tensor, size in zip(small.values(), sizes, strict=True):
+        values = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+        moved = values.as_strided(tensor.shape, tensor.stride())
+        moved.copy_(tensor.detach())
+        tensor.data = moved  # frees what it had
+        offset += size
 
 
 def read(data: Tensor) -> None:

@@ -11,15 +11,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from prosparse.kernels import reference
+from prosparse.kernels.checks import checked_ffn
+from prosparse.kernels.cpu.jobs import prepared
 from prosparse.kernels.cpu.library import Job, Matrix, library
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.projections import checked_projection
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
+MAX_TOGETHER = 8  # projections of one call, as in csrc/job.h
 BLOCK = 32  # values that the kernels unpack at once; a group is whole blocks
 
 
@@ -54,6 +59,31 @@ def gate_up(x: Tensor, weights: FFNWeights) -> Tensor:
     return x1
 
 
+def linears(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Dense projections of one input; see `prosparse.kernels.linear.linears`."""
+    if len(weights) > MAX_TOGETHER:
+        first, rest = slice(MAX_TOGETHER), slice(MAX_TOGETHER, None)
+        found = linears(x, weights[first], scales[first], biases[first])
+        return found + linears(x, weights[rest], scales[rest], biases[rest])
+    tensors = (*weights, *scales, *biases)
+    jobs = prepared(x, tensors, lambda: _projection_jobs(x, weights, scales, biases))
+    if jobs is None:
+        parts = zip(weights, scales, biases, strict=True)
+        return [reference.gate_up(x, checked_projection(x, *each)) for each in parts]
+    outputs = [x.new_empty(len(x), len(weight)) for weight in weights]
+    address, threads = x.data_ptr(), torch.get_num_threads()
+    for job, y in zip(jobs, outputs, strict=True):
+        job.x, job.x1, job.num_threads = address, y.data_ptr(), threads
+    if library().prosparse_project(jobs, len(jobs)):
+        raise MemoryError("The CPU kernels found no memory for x.")
+    return outputs
+
+
 def sparse_ffn(
     x: Tensor,
     weights: FFNWeights,
@@ -63,15 +93,64 @@ def sparse_ffn(
     """The whole FFN; see `prosparse.kernels.ops.sparse_ffn`."""
     if not _has_whole_blocks(weights):
         return reference.sparse_ffn(x, weights, residual, float32_output)
-    y = torch.empty(x.shape, dtype=torch.float32 if float32_output else x.dtype)
+    return _run_ffn(_ffn_job(x, weights), x, residual, float32_output)
+
+
+def sparse_ffn_of(x: Tensor, parts: tuple, residual: Tensor | None, float32_output: bool) -> Tensor:
+    """The same of the fields of an `FFNWeights`, which are checked when they are first seen."""
+    job = prepared(x, parts, lambda: _ffn_jobs(x, checked_ffn(x, parts)))
+    if job is None:
+        return reference.sparse_ffn(x, FFNWeights(*parts), residual, float32_output)
+    return _run_ffn(job[0], x, residual, float32_output)
+
+
+def predicted_ffn(x: Tensor, weights: FFNWeights, fc1: Tensor, fc2T: Tensor, cut: float) -> Tensor:
+    """The FFN behind a predictor in one call; see `prosparse.kernels.predicted`."""
+    predictor = _job(x, len(fc1), 0.0)
+    predictor.gate, predictor.down = _matrix(fc1, None), _matrix(fc2T, None)
+    y = torch.empty_like(x)
+    ffn = _job_of(x, weights)
+    ffn.y, ffn.down = y.data_ptr(), _matrix(weights.down_projT, None)
+    _check(
+        library().prosparse_run_predicted(
+            ctypes.byref(predictor), ctypes.byref(ffn), _rounded(cut, x.dtype)
+        )
+    )
+    return y
+
+
+def _ffn_jobs(x: Tensor, weights: FFNWeights) -> list[Job] | None:
+    return [_ffn_job(x, weights)] if _has_whole_blocks(weights) else None
+
+
+def _ffn_job(x: Tensor, weights: FFNWeights) -> Job:
     job = _job_of(x, weights)
-    job.y, job.y_is_float32 = y.data_ptr(), float32_output
     job.down = _matrix(weights.down_projT, weights.down_scales)
     job.down_bias = _address(weights.down_bias)
+    return job
+
+
+def _run_ffn(job: Job, x: Tensor, residual: Tensor | None, float32_output: bool) -> Tensor:
+    y = torch.empty(x.shape, dtype=torch.float32 if float32_output else x.dtype)
+    job.x, job.y, job.y_is_float32 = x.data_ptr(), y.data_ptr(), float32_output
+    job.num_threads = torch.get_num_threads()
     if residual is not None:
         job.residual, job.residual_is_float32 = residual.data_ptr(), residual.dtype == torch.float32
     _run(job)
     return y
+
+
+def _projection_jobs(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> list[Job] | None:
+    parts = zip(weights, scales, biases, strict=True)
+    projections = [checked_projection(x, *each) for each in parts]
+    if not all(map(_has_whole_blocks, projections)):
+        return None
+    return [_job_of(x, projection) for projection in projections]
 
 
 def _job_of(x: Tensor, weights: FFNWeights) -> Job:
@@ -131,5 +210,9 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(job: Job) -> None:
-    if library().prosparse_run(ctypes.byref(job)):
+    _check(library().prosparse_run(ctypes.byref(job)))
+
+
+def _check(has_failed: int) -> None:
+    if has_failed:
         raise MemoryError("The CPU kernels found no memory for their lists.")

@@ -8,6 +8,7 @@
 namespace prosparse {
 
 constexpr int MAX_TOKENS = 16;
+constexpr int MAX_TOGETHER = 8; // projections of one call
 constexpr int64_t MOST_TILE_FLOATS = 8192; // columns times tokens that a piece of step (3) adds up
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4 };
@@ -38,11 +39,19 @@ struct Job {
   int32_t up_relu;
 };
 
+// x as the whole numbers that some variants multiply quantized rows with.
+struct SplitX {
+  void* spans;    // [T, spans of a token], as the variant lays them out; null where there are none
+  float* scales;  // [T, D / 64]
+  bool is_split[MAX_TOKENS]; // false for a token with infinity or NaN, which is computed in floats
+};
+
 // What one call works in; all of it belongs to the calling thread.
 struct Workspace {
   // [T, stride]: x widened, in the order in which the gate's blocks come, and that of up's; zero
   // beyond D. One and the same where the orders are.
   float *x_of_gate, *x_of_up;
+  SplitX split_of_gate, split_of_up;
   int64_t stride;  // D rounded up to whole blocks
   int32_t* rows;   // [F]: the neurons that some token needs, in order
   float* values;   // [F, T]: act(gate) of those neurons, later x_1, rounded as a tensor would be
@@ -56,12 +65,16 @@ struct Variant {
   const char* name;
   // Step (1), or act(gate_pre): lists the needed neurons of a chunk at the chunk's own place.
   void (*gate_chunk)(const Job&, const Workspace&, int64_t chunk);
+  // Rows of a dense projection, of the size of a chunk: into x1, which has all of them.
+  void (*project_chunk)(const Job&, const Workspace&, int64_t chunk);
   // Step (2) of `rows_per_unit` listed neurons: x_1 into `values`.
   void (*up_unit)(const Job&, const Workspace&, int64_t unit);
   // Step (3) of a range of columns: y.
   void (*down_tile)(const Job&, const Workspace&, int64_t tile);
   // Read memory and do nothing with it; the measure of all others.
   uint64_t (*read)(const void* data, int64_t num_bytes);
+  // Split x for a matrix; null where the variant has no use for it.
+  void (*split_x)(const Job&, const Matrix&, SplitX&);
 };
 
 } // namespace prosparse

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Python calls: the choice of a variant, and the steps one after another.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -18,6 +19,9 @@ extern const Variant VARIANT_AVX2;
 #ifdef PROSPARSE_WITH_AVX512
 extern const Variant VARIANT_AVX512;
 #endif
+#ifdef PROSPARSE_WITH_AVX512VNNI
+extern const Variant VARIANT_AVX512VNNI;
+#endif
 #ifdef PROSPARSE_WITH_NEON
 extern const Variant VARIANT_NEON;
 #endif
@@ -34,6 +38,9 @@ int runnable(const Variant** found) {
 #ifdef PROSPARSE_WITH_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#ifdef PROSPARSE_WITH_AVX512VNNI
+    if (__builtin_cpu_supports("avx512vnni")) found[count++] = &VARIANT_AVX512VNNI;
+#endif
     found[count++] = &VARIANT_AVX512;
   }
 #endif
@@ -82,8 +89,13 @@ class Buffer {
   size_t size_ = 0;
 };
 
+struct InputBuffers {
+  Buffer widened, spans, scales;
+};
+
 struct Buffers {
-  Buffer x_of_gate, x_of_up, rows, values, counts;
+  InputBuffers x_of_gate, x_of_up;
+  Buffer rows, values, counts, mask;
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -103,13 +115,6 @@ void run_pieces(const Job& job, const Workspace& work, int64_t count) {
     (chosen->*PIECE)(call.job, call.work, item);
   };
   parallel_for(job.num_threads, count, body, &call);
-}
-
-bool have_same_order(int32_t a, int32_t b) {
-  for (int64_t i = 0; i < BLOCK; ++i) {
-    if (place_in_block(a, i) != place_in_block(b, i)) return false;
-  }
-  return true;
 }
 
 // x as float32, in the order in which blocks of a kind come.
@@ -140,78 +145,70 @@ float* widened_x(const Job& job, int64_t stride, int32_t order, Buffer& buffer) 
   return out;
 }
 
-// Bring what the chunks found together, in order.
-void close_gaps(const Job& job, Workspace& work, int64_t num_chunks) {
-  int64_t count = 0;
-  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-    const int64_t first = chunk * work.neurons_per_chunk, found = work.counts[chunk];
-    std::memmove(work.rows + count, work.rows + first, static_cast<size_t>(found) * sizeof(int32_t));
-    std::memmove(work.values + count * job.tokens, work.values + first * job.tokens,
-                 static_cast<size_t>(found * job.tokens) * sizeof(float));
-    count += found;
-  }
-  work.num_rows = count;
-}
-
-// A neuron whose x_1 is zero for all tokens after all (up may be zero too) is not read again.
-void drop_zeros(const Job& job, Workspace& work) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < work.num_rows; ++i) {
-    bool is_needed = false;
-    for (int64_t t = 0; t < job.tokens; ++t) {
-      const float value = work.values[i * job.tokens + t];
-      is_needed |= value != 0.0f;
-      work.values[count * job.tokens + t] = value;
-    }
-    work.rows[count] = work.rows[i];
-    count += is_needed;
-  }
-  work.num_rows = count;
-}
-
-void write_x1(const Job& job, const Workspace& work) {
-  const size_t size = job.kind == FLOAT32 ? 4 : 2;
-  std::memset(job.x1, 0, static_cast<size_t>(job.tokens * job.d_ff) * size);
-  for (int64_t i = 0; i < work.num_rows; ++i) {
-    for (int64_t t = 0; t < job.tokens; ++t) {
-      put(job.x1, job.kind, t * job.d_ff + work.rows[i], work.values[i * job.tokens + t]);
+// x for the products with a matrix: split where the variant does that, and widened for what is left.
+float* prepared_x(const Job& job, int64_t stride, const Matrix& matrix, SplitX& split,
+                  InputBuffers& buffers) {
+  constexpr int64_t GROUP = 64, MOST_SPAN_BYTES = 5 * GROUP; // of one or two groups
+  const bool is_quantized = matrix.kind == INT8 || matrix.kind == INT4;
+  if (chosen->split_x && is_quantized && matrix.group == GROUP && job.kind != FLOAT32) {
+    const int64_t groups = job.tokens * (job.d_model / GROUP);
+    split.spans = buffers.spans.of<int8_t>((groups + job.tokens) * MOST_SPAN_BYTES);
+    split.scales = buffers.scales.of<float>(groups);
+    chosen->split_x(job, matrix, split);
+    if (std::all_of(split.is_split, split.is_split + job.tokens, [](bool done) { return done; })) {
+      return nullptr;
     }
   }
+  return widened_x(job, stride, matrix.kind, buffers.widened);
 }
 
-void run_steps(const Job& job) {
-  thread_local Buffers buffers;
-  Workspace work{};
-  const int64_t pieces = PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
-  work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
-  work.neurons_per_chunk = ceil_div(job.d_ff, pieces);
-  const int64_t num_chunks = ceil_div(job.d_ff, work.neurons_per_chunk);
-  work.rows = buffers.rows.of<int32_t>(job.d_ff);
-  work.values = buffers.values.of<float>(job.d_ff * job.tokens);
-  work.counts = buffers.counts.of<int32_t>(num_chunks);
-  if (job.gate.values) {
-    work.x_of_gate = widened_x(job, work.stride, job.gate.kind, buffers.x_of_gate);
+#include "run.h"
+#include "predicted.h"
+
+// One of several projections of one x.
+struct Part {
+  const Job* job;
+  Workspace work;
+  int64_t first_chunk; // among the chunks of all
+};
+
+struct Parts {
+  Part parts[MAX_TOGETHER];
+  int64_t count;
+};
+
+// Threads take the rows of all matrices as if they were one.
+void run_projections(const Job* jobs, int64_t count) {
+  thread_local InputBuffers buffers[MAX_TOGETHER];
+  int64_t num_rows = 0, num_chunks = 0;
+  for (int64_t i = 0; i < count; ++i) num_rows += jobs[i].d_ff;
+  const int64_t threads = jobs[0].num_threads > 0 ? jobs[0].num_threads : 1;
+  const int64_t rows = ceil_div(ceil_div(num_rows, PIECES_PER_THREAD * threads), 4) * 4;
+  Parts all{};
+  all.count = count;
+  for (int64_t i = 0; i < count; ++i) {
+    const Job& job = jobs[i];
+    Workspace work{};
+    work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
+    work.neurons_per_chunk = rows;
+    const Matrix& first = jobs[0].gate;
+    if (i > 0 && job.gate.kind == first.kind && job.gate.group == first.group) {
+      work.x_of_gate = all.parts[0].work.x_of_gate;
+      work.split_of_gate = all.parts[0].work.split_of_gate;
+    } else {
+      work.x_of_gate = prepared_x(job, work.stride, job.gate, work.split_of_gate, buffers[i]);
+    }
+    all.parts[i] = {&job, work, num_chunks};
+    num_chunks += ceil_div(job.d_ff, rows);
   }
-  if (job.up.values) {
-    const bool is_same = job.gate.values && have_same_order(job.gate.kind, job.up.kind);
-    work.x_of_up = is_same ? work.x_of_gate
-                           : widened_x(job, work.stride, job.up.kind, buffers.x_of_up);
-  }
-  run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
-  close_gaps(job, work, num_chunks);
-  if (job.up.values) {
-    work.rows_per_unit = ceil_div(work.num_rows, pieces) < 8 ? 8 : ceil_div(work.num_rows, pieces);
-    run_pieces<&Variant::up_unit>(job, work, ceil_div(work.num_rows, work.rows_per_unit));
-    drop_zeros(job, work);
-  }
-  if (job.x1) write_x1(job, work);
-  if (job.y) {
-    int64_t columns = ceil_div(job.d_model, job.num_threads > 0 ? job.num_threads : 1);
-    columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, LEAST_TILE) * LEAST_TILE;
-    const int64_t most = MOST_TILE_FLOATS / job.tokens / LEAST_TILE * LEAST_TILE;
-    work.columns_per_tile = columns < most ? columns : most;
-    run_pieces<&Variant::down_tile>(job, work, ceil_div(job.d_model, work.columns_per_tile));
-  }
+  const Body body = [](void* context, int64_t chunk) {
+    const Parts& all = *static_cast<Parts*>(context);
+    int64_t i = all.count - 1;
+    while (all.parts[i].first_chunk > chunk) --i;
+    const Part& part = all.parts[i];
+    chosen->project_chunk(*part.job, part.work, chunk - part.first_chunk);
+  };
+  parallel_for(jobs[0].num_threads, num_chunks, body, &all);
 }
 
 struct Reading {
@@ -236,6 +233,26 @@ PROSPARSE_API int32_t prosparse_run(const Job* job) {
     run_steps(*job);
     return 0;
   } catch (...) { // nothing may be thrown into Python
+    return 1;
+  }
+}
+
+// Run an FFN for the neurons whose logit is not below `cut`; see predicted.h. Returns as above.
+PROSPARSE_API int32_t prosparse_run_predicted(const Job* predictor, const Job* ffn, float cut) {
+  try {
+    run_predicted(*predictor, *ffn, cut);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+// Run dense projections of one x: its product with each job's gate, plus bias, into x1.
+PROSPARSE_API int32_t prosparse_project(const Job* jobs, int32_t count) {
+  try {
+    run_projections(jobs, count);
+    return 0;
+  } catch (...) {
     return 1;
   }
 }

@@ -62,6 +62,16 @@ inline void prefetch_bytes(uintptr_t address, int64_t num_bytes) {
   }
 }
 
+} // namespace
+} // namespace prosparse
+
+#ifdef __AVX512VNNI__
+#include "bytes_avx512.h"
+#endif
+
+namespace prosparse {
+namespace {
+
 // Products of R rows with T tokens, out[r * T + t] = rows[r] . x[t]; the same bytes from ahead[r] on are
 // fetched meanwhile. Each product adds up its terms in the same order whatever R and T are.
 template <typename E, int R, int T>
@@ -143,9 +153,10 @@ inline void dot_groups(const E* const* rows, const uint16_t* const* scales, int6
   }
 }
 
-// The inputs of a product in the order of a matrix's blocks.
+// The inputs of a product.
 struct Inputs {
-  const float* x; // [T, stride]
+  const float* x; // [T, stride], in the order of the matrix's blocks; null where all are split
+  const SplitX& split;
   int64_t tokens, stride, width;
 };
 
@@ -174,10 +185,52 @@ inline void dot_some(const Matrix& matrix, const Inputs& inputs, int64_t token,
   }
 }
 
+#ifdef __AVX512VNNI__
+template <typename E, int R>
+inline void dot_split(const Matrix& matrix, const Inputs& inputs, int64_t token,
+                      const int32_t* neurons, const int32_t* ahead, float* out) {
+  const int64_t width = inputs.width, num_groups = width / BYTE_GROUP;
+  const E* rows[R];
+  const uint16_t* scales[R];
+  uintptr_t next[R];
+  for (int r = 0; r < R; ++r) {
+    rows[r] = advance(static_cast<const E*>(matrix.values), neurons[r] * width);
+    scales[r] = matrix.scales + neurons[r] * num_groups;
+    next[r] = address_of<E>(matrix, (token == 0 ? ahead[r] : neurons[r]) * width);
+  }
+  const auto* spans = static_cast<const Span<E>*>(inputs.split.spans);
+  dot_bytes<E, R>(rows, scales, next, spans + token * spans_of<E>(width),
+                  inputs.split.scales + token * num_groups, width, out);
+}
+
+// `dot` of the tokens that are split.
+template <typename E>
+void dot_all_split(const Matrix& matrix, const Inputs& inputs, int64_t count,
+                   const int32_t* neurons, const int32_t* ahead, float* out) {
+  for (int64_t t = 0; t < inputs.tokens; ++t) {
+    float found[PRODUCTS_AT_ONCE];
+    if (inputs.split.is_split[t] && count == PRODUCTS_AT_ONCE) {
+      dot_split<E, PRODUCTS_AT_ONCE>(matrix, inputs, t, neurons, ahead, found);
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const auto one = inputs.split.is_split[t] ? dot_split<E, 1> : dot_some<E, 1, 1>;
+        one(matrix, inputs, t, neurons + i, ahead + i, found + i);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) out[i * inputs.tokens + t] = found[i];
+  }
+}
+#endif
+
 // out[i * tokens + t] = row of neurons[i] . x[t], of `count` neurons; ahead[i] will be asked for soon.
 template <typename E>
 void dot(const Matrix& matrix, const Inputs& inputs, int64_t count, const int32_t* neurons,
          const int32_t* ahead, float* out) {
+#ifdef __AVX512VNNI__
+  if constexpr (IS_QUANTIZED<E>) {
+    if (inputs.split.spans) return dot_all_split<E>(matrix, inputs, count, neurons, ahead, out);
+  }
+#endif
   if (inputs.tokens == 1 && count == PRODUCTS_AT_ONCE) {
     return dot_some<E, PRODUCTS_AT_ONCE, 1>(matrix, inputs, 0, neurons, ahead, out);
   }

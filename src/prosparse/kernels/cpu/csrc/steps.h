@@ -81,7 +81,7 @@ inline int64_t list_given(const Job& job, const Workspace& work, int64_t first, 
 inline int64_t list_computed(const Job& job, const Workspace& work, int64_t first, int64_t last) {
   const Activation activate(job);
   const Dot product = dot_of(job.gate);
-  const Inputs inputs{work.x_of_gate, job.tokens, work.stride, job.d_model};
+  const Inputs inputs{work.x_of_gate, work.split_of_gate, job.tokens, work.stride, job.d_model};
   const int64_t tokens = job.tokens;
   const auto distance = static_cast<int32_t>(GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model));
   int64_t found = first;
@@ -127,11 +127,36 @@ void gate_chunk(const Job& job, const Workspace& work, int64_t chunk) {
   work.counts[chunk] = static_cast<int32_t>(end - first);
 }
 
+void project_chunk(const Job& job, const Workspace& work, int64_t chunk) {
+  const int64_t first = chunk * work.neurons_per_chunk, tokens = job.tokens;
+  const int64_t last = least(first + work.neurons_per_chunk, job.d_ff);
+  const Dot product = dot_of(job.gate);
+  const Inputs inputs{work.x_of_gate, work.split_of_gate, tokens, work.stride, job.d_model};
+  const auto distance = static_cast<int32_t>(GATE_BYTES_AHEAD / row_bytes(job.gate, job.d_model));
+  for (int64_t f = first; f < last; f += ROWS_AT_ONCE) {
+    const int64_t count = least(ROWS_AT_ONCE, last - f);
+    int32_t rows[ROWS_AT_ONCE], ahead[ROWS_AT_ONCE];
+    for (int64_t i = 0; i < count; ++i) {
+      rows[i] = static_cast<int32_t>(f + i);
+      ahead[i] = rows[i] + static_cast<int32_t>(ROWS_AT_ONCE) + distance;
+    }
+    float sums[ROWS_AT_ONCE * MAX_TOKENS];
+    product(job.gate, inputs, count, rows, ahead, sums);
+    for (int64_t i = 0; i < count; ++i) {
+      const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f + i) : 0.0f;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const float sum = sums[i * tokens + t];
+        put(job.x1, job.kind, t * job.d_ff + f + i, job.gate_bias ? sum + bias : sum);
+      }
+    }
+  }
+}
+
 void up_unit(const Job& job, const Workspace& work, int64_t unit) {
   const int64_t first = unit * work.rows_per_unit, tokens = job.tokens;
   const int64_t last = least(first + work.rows_per_unit, work.num_rows);
   const Dot product = dot_of(job.up);
-  const Inputs inputs{work.x_of_up, tokens, work.stride, job.d_model};
+  const Inputs inputs{work.x_of_up, work.split_of_up, tokens, work.stride, job.d_model};
   for (int64_t begin = first; begin < last; begin += ROWS_AT_ONCE) {
     const int64_t count = least(ROWS_AT_ONCE, last - begin);
     const int32_t* neurons = work.rows + begin;
@@ -239,6 +264,31 @@ void down_tile(const Job& job, const Workspace& work, int64_t tile) {
     }
   }
 }
+
+#ifdef __AVX512VNNI__
+template <typename E, typename X>
+inline void split_all(const Job& job, SplitX& split) {
+  const int64_t width = job.d_model;
+  auto* spans = static_cast<Span<E>*>(split.spans);
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    split.is_split[t] =
+        split_token<E>(static_cast<const X*>(job.x) + t * width, width,
+                       spans + t * spans_of<E>(width), split.scales + t * (width / BYTE_GROUP));
+  }
+}
+
+void split_for(const Job& job, const Matrix& matrix, SplitX& split) {
+  if (matrix.kind == INT8) {
+    job.kind == BFLOAT16 ? split_all<int8_t, Bf16>(job, split) : split_all<int8_t, Fp16>(job, split);
+  } else {
+    job.kind == BFLOAT16 ? split_all<Int4x2, Bf16>(job, split) : split_all<Int4x2, Fp16>(job, split);
+  }
+}
+
+constexpr auto split_x = split_for;
+#else
+constexpr decltype(Variant::split_x) split_x = nullptr;
+#endif
 
 uint64_t read(const void* data, int64_t num_bytes) {
   constexpr int64_t STEP = 4 * LANES;

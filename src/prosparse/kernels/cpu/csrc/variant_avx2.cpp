@@ -7,6 +7,6 @@
 namespace prosparse {
 
 extern const Variant VARIANT_AVX2;
-const Variant VARIANT_AVX2 = {"avx2", gate_chunk, up_unit, down_tile, read};
+const Variant VARIANT_AVX2 = {"avx2", gate_chunk, project_chunk, up_unit, down_tile, read, split_x};
 
 } // namespace prosparse

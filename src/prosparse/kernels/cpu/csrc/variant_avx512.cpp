@@ -7,6 +7,6 @@
 namespace prosparse {
 
 extern const Variant VARIANT_AVX512;
-const Variant VARIANT_AVX512 = {"avx512", gate_chunk, up_unit, down_tile, read};
+const Variant VARIANT_AVX512 = {"avx512", gate_chunk, project_chunk, up_unit, down_tile, read, split_x};
 
 } // namespace prosparse

@@ -7,6 +7,6 @@
 namespace prosparse {
 
 extern const Variant VARIANT_PORTABLE;
-const Variant VARIANT_PORTABLE = {"portable", gate_chunk, up_unit, down_tile, read};
+const Variant VARIANT_PORTABLE = {"portable", gate_chunk, project_chunk, up_unit, down_tile, read, split_x};
 
 } // namespace prosparse

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <type_traits>
+
+#include "simd_avx512.h"
+#include "steps.h"
+
+namespace prosparse {
+
+extern const Variant VARIANT_AVX512VNNI;
+const Variant VARIANT_AVX512VNNI = {"avx512vnni", gate_chunk, project_chunk, up_unit, down_tile, read, split_x};
+
+} // namespace prosparse

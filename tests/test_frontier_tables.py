@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of docs/frontier.md are those of the runs. To make them, print `runs()` and `claims()`."""
+
+import importlib
+from pathlib import Path
+
+from prosparse.records.files import read_record
+from prosparse.reporting.frontier_sections import frontier_grid
+from prosparse.reporting.grids import Grid
+from prosparse.reporting.tables import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs/frontier.md").read_text("utf-8")
+FOLDER = ROOT / "benchmarks/results/relufication_frontier_h100_2026-11-26"
+
+
+def runs():
+    """Each run at its end and under its chosen threshold, without standard errors."""
+    grid = frontier_grid(read_record(FOLDER))
+    cells = [
+        tuple(cell.partition(" ±")[0] for cell in row)
+        for row in grid.rows
+        if row[1] == "trained" or "chosen" in row[1]
+    ]
+    return markdown_table(Grid(grid.header[:-1], [row[:-1] for row in cells], num_text_columns=2))
+
+
+def claims():
+    return importlib.import_module("paper_claims").table(FOLDER)
+
+
+def test_the_runs_are_those_of_the_records():
+    assert runs() in PAGE
+
+
+def test_the_verdicts_are_those_of_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    assert claims() in PAGE
+
+
+def test_our_own_recipe_keeps_what_the_page_says_of_it():
+    record = read_record(FOLDER)
+    plus = next(p for p in record.points if p.run == "prosparse-plus")
+    vanilla = next(p for p in record.points if p.run == "vanilla-relu")
+    assert f"{100 * plus.sparsity:.1f} % zeros at {plus.ratio:.3f} times" in PAGE.replace("\n", " ")
+    assert f"{plus.ratio / vanilla.ratio:.2f} times that of ReLU alone" in PAGE.replace("\n", " ")
+    assert {p.num_tokens for p in (record.control, *record.points)} == {100_663_296}
+
+
+def test_the_readme_says_the_same():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    points = read_record(FOLDER).points
+    paper = next(p for p in points if p.run == "prosparse-8" and p.is_chosen)
+    ours = next(p for p in points if p.run == "prosparse-plus")
+    assert (
+        f"pays {paper.ratio:.3f} times its perplexity for {100 * paper.sparsity:.1f} % zeros"
+        in readme
+    )
+    assert f"{ours.ratio:.3f} times for {100 * ours.sparsity:.1f} %" in readme
