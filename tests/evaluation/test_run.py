@@ -16,9 +16,11 @@ from prosparse.evaluation.answer_cache import AnswerFile
 from prosparse.evaluation.answering import AnsweringModel
 from prosparse.evaluation.preparation import short_names
 from prosparse.model.checkpoint import load
+from prosparse.predictors.files import write_predictors
 from prosparse.records.files import read_record
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.evaluation.conftest import NUM_ITEMS, write_items
+from tests.runtime.test_predicted import predictors
 
 
 @pytest.fixture
@@ -223,6 +225,27 @@ def test_models_are_compared_on_the_same_items(evaluate, model_folder, other_mod
     assert found["Commonsense Reasoning"].difference == pytest.approx(column)
 
 
+def test_predictors_that_miss_nothing_agree_and_others_are_asked_anew(
+    evaluate, model_folder, tmp_path
+):
+    for name, cut in (("all", float("-inf")), ("none", float("inf"))):
+        (tmp_path / name).mkdir()
+        own = predictors(load(model_folder), cut=cut)
+        write_predictors(own, tmp_path / name)
+    exact, nothing = (
+        evaluate(
+            model_folder, tasks=["piqa", "hellaswag"], backend=["dense", "predicted"],
+            predictors=tmp_path / name,
+        )
+        for name in ("all", "none")
+    )  # fmt: skip
+    assert exact.changed_answers == ()
+    assert exact.models[1].sparsity is None
+    first, second = (record.models[1].tasks for record in (exact, nothing))
+    assert [task.seconds for task in first] != [task.seconds for task in second]
+    assert nothing.changed_answers != ()
+
+
 def test_models_of_one_name_get_longer_names(evaluate, model_folder, tmp_path):
     for run in ("a", "b"):
         tiny_llama().save_pretrained(tmp_path / run / "model")
@@ -283,7 +306,9 @@ def test_a_model_that_is_no_folder_has_no_card(evaluate):
     [
         ({"suite": "full"}, "--suite must be one of paper, quick; found 'full'"),
         ({"tasks": ["piqua"]}, "There is no task 'piqua'; did you mean 'piqa'"),
-        ({"backend": "fast"}, "--backend must be one of dense, sparse; found 'fast'"),
+        ({"backend": "fast"}, "--backend must be one of dense, sparse, predicted; found 'fast'"),
+        ({"backend": "predicted"}, "--backend predicted and --predictors go together"),
+        ({"predictors": "x"}, "--backend predicted and --predictors go together"),
         ({"batch_size": 0}, "--batch-size must be at least 1; found 0"),
         ({"backend": "sparse", "batch_size": 8}, "--batch-size 8 leaves the sparse path"),
         ({"data_dir": "/nowhere"}, "--data-dir /nowhere is no folder"),

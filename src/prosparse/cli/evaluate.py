@@ -29,7 +29,12 @@ def evaluate(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(metavar="dense|sparse", help="How models run; repeatable, to compare."),
+        typer.Option(
+            metavar="dense|sparse|predicted", help="How models run; repeatable, to compare."
+        ),
+    ] = None,
+    predictors: Annotated[
+        str | None, typer.Option(help="Of predicted: folder of `prosparse predictor fit`.")
     ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Items at once; with 1 no item's numbers depend on another's.")
@@ -82,6 +87,7 @@ def evaluate(
         tasks=None if tasks is None else [name.strip() for name in tasks.split(",")],
         data_dir=data_dir,
         backend=backend or ["dense"],
+        predictors=predictors,
         batch_size=batch_size,
         chat=chat,
         allow_code_execution=allow_code_execution,

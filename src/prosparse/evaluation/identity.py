@@ -12,6 +12,8 @@ import torch
 from prosparse.data.fingerprint import tokenizer_hash
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Where it came from, not what it is.
@@ -30,4 +32,16 @@ def model_hash(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> st
         values = tensor.detach().cpu().contiguous()
         if values.numel():
             digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_hash(folder: Path | None) -> str | None:
+    """Return a hash of the files of a folder; None for none."""
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -14,9 +14,9 @@ import torch
 from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import AnswerFile
 from prosparse.evaluation.answering import AnsweringModel
-from prosparse.evaluation.backends import BACKENDS
+from prosparse.evaluation.backends import running_as
 from prosparse.evaluation.harness import Item, answer_task, first_prompt, quiet
-from prosparse.evaluation.identity import model_hash
+from prosparse.evaluation.identity import file_hash, model_hash
 from prosparse.evaluation.remembering import RememberingModel
 from prosparse.evaluation.scores import averages, pooled_sparsity, task_score
 from prosparse.evaluation.suite import load_suite
@@ -47,6 +47,7 @@ class Circumstances:
 
     device: torch.device
     dtype: str
+    predictors: Path | None
     batch_size: int
     is_chat: bool
     suite: str
@@ -94,7 +95,7 @@ def answer_all(
     prompts: dict[str, str] = {}
     scores: list[TaskScore] = []
     meter = _meter(network, tokenizer) if backend == "dense" else None
-    with BACKENDS[backend](network) as max_tokens:
+    with running_as(backend, network, how.predictors) as max_tokens:
         with quiet():
             model = AnsweringModel(network, tokenizer, how.batch_size, max_tokens)
         for number, (task, loaded) in enumerate(tasks, start=1):
@@ -135,6 +136,7 @@ def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
         "task": task.name,
         "suite": how.suite,
         "backend": backend,
+        "predictors": file_hash(how.predictors) if backend == "predicted" else None,
         "device": device_name(how.device),
         "dtype": how.dtype,
         "batch_size": how.batch_size,

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def check_options(
-    paths: list[str | Path], backends: list[str], batch_size: int, card: bool
+    paths: list[str | Path],
+    backends: list[str],
+    predictors: str | Path | None,
+    batch_size: int,
+    card: bool,
 ) -> None:
     """Raise unless the options go together and lm-eval is there.
 
@@ -35,10 +39,10 @@ def check_options(
         raise UserError("A model is named twice; name each once.")
     if len(set(backends)) < len(backends):
         raise UserError("A backend is named twice; name each once.")
-    check_backends(backends)
+    check_backends(backends, predictors)
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1; found {batch_size}.")
-    if "sparse" in backends and batch_size > 1:
+    if batch_size > 1 and backends != ["dense"]:
         raise UserError(
             f"--batch-size {batch_size} leaves the sparse path, which is for few tokens at once; "
             "evaluate it with --batch-size 1."

@@ -40,6 +40,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     data_dir: str | Path | None = None,
     backend: str | Sequence[str] = "dense",
+    predictors: str | Path | None = None,
     batch_size: int = 1,
     chat: bool = False,
     allow_code_execution: bool = False,
@@ -61,7 +62,9 @@ def evaluate(
         suite: `paper` for all items, `quick` for a fixed sample of each task.
         tasks: Only these; None runs all of the suite, leaving out those whose items are not there.
         data_dir: Folder of local items (docs/evaluation.md has the layout); None reads from the hub.
-        backend: `dense` or `sparse` (see `prosparse.accelerate`); several run each model on each.
+        backend: `dense`, `sparse` or `predicted` (see `prosparse.accelerate`); several run each model on
+            each.
+        predictors: Of `predicted`: the folder of `prosparse predictor fit`.
         batch_size: Items in one pass. With 1 no item's numbers depend on another's; a larger one is
             the same but for rounding, which can turn an answer that was close.
         chat: Send prompts through the model's chat template.
@@ -92,7 +95,7 @@ def evaluate(
     backends = [backend] if isinstance(backend, str) else list(backend)
     if out is not None:
         refuse_existing(Path(out), overwrite)
-    check_options(paths, backends, batch_size, card)
+    check_options(paths, backends, predictors, batch_size, card)
     where = choose_device(device)
     dtype = forward_precision(precision, where)
     chosen = choose_tasks(suite, tasks)
@@ -107,6 +110,7 @@ def evaluate(
     circumstances = Circumstances(
         device=where,
         dtype=dtype,
+        predictors=None if predictors is None else Path(predictors),
         batch_size=batch_size,
         is_chat=chat,
         suite=suite,
