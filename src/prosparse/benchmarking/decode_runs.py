@@ -70,10 +70,9 @@ def stock_decode(model: PreTrainedModel, compile_mode: str | None) -> Decode:
 
     options: dict[str, Any] = {}
     if compile_mode is not None:
-        options = {
-            "cache_implementation": "static",
-            "compile_config": CompileConfig(mode=compile_mode, fullgraph=False, dynamic=False),
-        }
+        config = CompileConfig(mode=compile_mode, fullgraph=False, dynamic=False)
+        config._compile_all_devices = True  # else transformers compiles on GPUs only
+        options = {"cache_implementation": "static", "compile_config": config}
 
     class Ticks(LogitsProcessor):
         """Called once for each token, between the forward pass and the choice."""
