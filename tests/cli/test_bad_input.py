@@ -214,7 +214,10 @@ def test_generate_sparsely_with_a_dense_model(prosparse, checkpoint):
 def test_generate_with_an_unknown_backend(prosparse, checkpoint):
     result = prosparse("generate", checkpoint, "--prompt", "def", "--backend", "cuda")
     assert result.code == 2
-    assert result.complaint == "--backend must be one of dense, sparse, screened, predicted; found 'cuda'."
+    assert (
+        result.complaint
+        == "--backend must be one of dense, sparse, screened, predicted; found 'cuda'."
+    )
 
 
 def test_report_of_a_folder_without_a_record(prosparse, tmp_path):
