@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the pages on predictors are those of the records.
 
-A table stands under `<!-- predictor-eval: FOLDER ... -->`, `<!-- predicted-decode: FOLDER -->` or
-`<!-- powerinfer: FOLDER -->`. To make one, print `TABLES[kind](FOLDERS)`.
+A table stands under `<!-- predictor-fit: FOLDER ... -->`, `<!-- predictor-eval: FOLDER ... -->`,
+`<!-- predicted-decode: FOLDER -->` or `<!-- powerinfer: FOLDER -->`. To make one, print `TABLES[kind](FOLDERS)`.
 """
 
 import json
@@ -13,21 +13,32 @@ import pytest
 
 from prosparse.records.files import read_record
 from prosparse.reporting.grids import Grid
-from prosparse.reporting.predictor_sections import eval_grid
+from prosparse.reporting.predictor_sections import eval_grid, fit_summary_grid
 from prosparse.reporting.speed_grids import predicted_grid
 from prosparse.reporting.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-MARKER = re.compile(r"<!-- (predictor-eval|predicted-decode|powerinfer): ([^>]+?) -->")
+MARKER = re.compile(
+    r"<!-- (predictor-fit|predictor-eval|predicted-decode|powerinfer): ([^>]+?) -->"
+)
 RESULTS = ROOT / "benchmarks/results"
+
+
+def fit_table(folders: str) -> str:
+    """Return what fits found, one a row."""
+    return rows_of(folders, fit_summary_grid)
 
 
 def eval_table(folders: str) -> str:
     """Return what evaluations say, one a row, in the shape of Table 2."""
-    grids = [eval_grid(read_record(RESULTS / folder)) for folder in folders.split()]
+    return rows_of(folders, eval_grid)
+
+
+def rows_of(folders: str, grid_of) -> str:
+    grids = [grid_of(read_record(RESULTS / folder)) for folder in folders.split()]
     rows = tuple(
-        (f"`{folder}`", *grid.rows[0]) for folder, grid in zip(folders.split(), grids, strict=True)
+        (folder, *grid.rows[0]) for folder, grid in zip(folders.split(), grids, strict=True)
     )
     return markdown_table(Grid(("record", *grids[0].header), rows))
 
@@ -44,6 +55,7 @@ def powerinfer_table(folder: str) -> str:
 
 
 TABLES = {
+    "predictor-fit": fit_table,
     "predictor-eval": eval_table,
     "predicted-decode": decode_table,
     "powerinfer": powerinfer_table,

@@ -183,6 +183,15 @@ def test_the_evaluation_of_a_fit(relu_checkpoint, texts, fitted, tmp_path):
     assert all(p.sparsity > d.sparsity for p, d in zip(record.predicted, record.dense, strict=True))
 
 
+def test_another_cut_can_be_tried(relu_checkpoint, texts, fitted):
+    options = {"tokens": 64, "context_length": 32, "precision": "float32", "progress": False}
+    all_in = ps.evaluate_predictors(relu_checkpoint, fitted, texts, cut=-1e9, **options)
+    assert all_in.mean("recall") == 1
+    assert all_in.perplexity_increase == pytest.approx(0, abs=1e-6)
+    own = ps.evaluate_predictors(relu_checkpoint, fitted, texts, **options)
+    assert own.mean("recall") < 1
+
+
 def test_reports(fitted, relu_checkpoint, texts, tmp_path):
     page = ps.report(fitted, out=tmp_path / "fit")
     text = page.with_name("report.md").read_text()

@@ -48,6 +48,25 @@ def test_who_predicts_everything_changes_nothing(family):
         assert torch.equal(model(tiny_tokens(12)).logits, expected)
 
 
+def test_predictors_stay_float32_under_autocast(monkeypatch):
+    model = relu_model("llama")
+    dtypes = set()
+    original = Predictor.predicts
+
+    def noted(self, h):
+        dtypes.add(self.logits(h).dtype)
+        return original(self, h)
+
+    monkeypatch.setattr(Predictor, "predicts", noted)
+    judge = Judge(model, ffns(model), exact(model))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        with skipping(model, ffns(model), exact(model)):
+            model(tiny_tokens(12))
+        with judge.watch():
+            model(tiny_tokens(12))
+    assert dtypes == {torch.float32}
+
+
 def test_skipped_neurons_are_zero():
     model = relu_model("llama")
     whole = x1_of(model)

@@ -99,6 +99,9 @@ def evaluate(
     model: Model,
     predictors: Annotated[str, typer.Option(help="Folder of a fit, or of `model_N.pt` files.")],
     data: Data = None,
+    cut: Annotated[
+        float | None, typer.Option(help="In all layers, in place of the predictors' own.")
+    ] = None,
     tokens: Tokens = 32768,
     context_length: ContextLength = 1024,
     out: Annotated[
@@ -122,6 +125,7 @@ def evaluate(
         model,
         predictors,
         dict(parse_data(data)),
+        cut=cut,
         tokens=tokens,
         context_length=context_length,
         precision=precision,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, forward_precision, provenance
 from prosparse.model.ffn import ffns
 from prosparse.predictors.files import check_fit, read_predictors
+from prosparse.predictors.predictor import Predictors
 from prosparse.predictors.skipping import Judge, skipping
 from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.predictor import PredictorEvalRecord
@@ -31,6 +33,7 @@ def evaluate_predictors(
     predictors: str | Path,
     data: Mapping[str, str | Path | Source],
     *,
+    cut: float | None = None,
     tokens: int = 32768,
     context_length: int = 1024,
     precision: str = "auto",
@@ -47,6 +50,7 @@ def evaluate_predictors(
         model: Folder, GGUF file, hub id, or a model that is already loaded.
         predictors: Folder of `prosparse predictor fit`, or of `model_N.pt` files.
         data: Held-out text by name: a path or hub id, or a `Source`.
+        cut: In place of the predictors' own, in all layers: what a lower or higher one would do.
         tokens: Tokens of each data set.
         context_length: Tokens in one window.
         precision: `auto`, `float32` or `bfloat16` for the model's products; predictors run in float32.
@@ -70,6 +74,8 @@ def evaluate_predictors(
     if out is not None:
         refuse_existing(Path(out), overwrite)
     chosen = read_predictors(predictors)
+    if cut is not None:
+        chosen = Predictors([replace(layer, cut=cut) for layer in chosen.layers], chosen.reads)
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
     used = forward_precision(precision, where)
     sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}

@@ -39,7 +39,8 @@ def skipping(model: PreTrainedModel, ffns: Sequence[FFN], predictors: Predictors
     predicted: dict[int, Tensor] = {}
 
     def predict(layer: int, h: Tensor) -> None:
-        predicted[layer] = predictors.layers[layer].predicts(h.float())
+        with torch.autocast(h.device.type, enabled=False):  # products of the model alone
+            predicted[layer] = predictors.layers[layer].predicts(h.float())
 
     def hook_for(layer: int) -> Callable[..., tuple[Tensor, ...]]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -75,7 +75,8 @@ def _(record: PredictorFitRecord, log: list[dict[str, Any]]) -> list[Section]:
         "predictor's recall."
     )
     return [
-        Section("Layer by layer", record.choice + timed, grid=fit_grid(record)),
+        Section("Mean over layers", record.choice + timed, grid=fit_summary_grid(record)),
+        Section("Layer by layer", grid=fit_grid(record)),
         Section("Before training", start, grid=start_grid(record)),
     ]
 
@@ -115,6 +116,30 @@ def fit_grid(record: PredictorFitRecord) -> Grid:
         "epochs",
     )  # fmt: skip
     return Grid(header, tuple(rows))
+
+
+def fit_summary_grid(record: PredictorFitRecord) -> Grid:
+    """Return the means over layers, the start beside them."""
+    header = (
+        "rank", "sparsity", "recall", "predicted sparsity", "missed", "predicted by SVD",
+        "missed by SVD", "SVD made in", "FFN, us", "exact FFN, us",
+    )  # fmt: skip
+    is_timed = record.exact_us is not None and all(
+        layer.chosen.us is not None for layer in record.layers
+    )
+    row = (
+        _range([layer.chosen.rank for layer in record.layers]),
+        percent(record.sparsity),
+        percent(record.mean("recall")),
+        percent(record.mean("predicted_sparsity")),
+        percent(record.mean("missed")),
+        percent(record.mean("predicted_sparsity", "start")),
+        percent(record.mean("missed", "start")),
+        duration(record.start_seconds),
+        f"{record.mean('us'):.1f}" if is_timed else NOT_TIMED,
+        NOT_TIMED if record.exact_us is None else f"{record.exact_us:.1f}",
+    )
+    return Grid(header, (row,), num_text_columns=0)
 
 
 def start_grid(record: PredictorFitRecord) -> Grid:
