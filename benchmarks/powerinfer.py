@@ -80,13 +80,14 @@ def our_perplexity(model, ids: torch.Tensor) -> float:
     return math.exp(float(torch.stack(losses).mean()))
 
 
-def run(binary: Path, file: Path, arguments: list[str], threshold: str | None) -> tuple[str, str]:
+def run(
+    binary: Path, file: Path, arguments: list[str], threshold: str | None, threads: int
+) -> tuple[str, str]:
     """Return what the engine wrote to stdout and stderr."""
     env = dict(os.environ)
     if threshold is not None:
         env["LLAMA_SPARSE_PRED_THRESHOLD"] = threshold
-    threads = str(torch.get_num_threads())
-    command = [str(binary), "-m", str(file), "-t", threads, *arguments]
+    command = [str(binary), "-m", str(file), "-t", str(threads), *arguments]
     done = subprocess.run(command, capture_output=True, env=env, check=False)
     out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     if done.returncode:
@@ -95,15 +96,20 @@ def run(binary: Path, file: Path, arguments: list[str], threshold: str | None) -
 
 
 def engine(name: str, source: Path, file: Path, text: Path, tokens: int, threshold=None) -> Way:
-    """Run the engine: greedy text, time of a token, perplexity."""
+    """Run the engine: greedy text, time of a token, perplexity.
+
+    Text and perplexity are of one thread: several add their parts of a sparse FFN's output into one vector
+    without a lock (ggml_compute_forward_mul_mat_axpy of ggml.c), and some are lost.
+    """
     greedy = ["-p", PROMPT, "-n", str(tokens), "--temp", "0", "--repeat-penalty", "1.0",
               "--ignore-eos", "-c", str(CONTEXT)]  # fmt: skip
     times = []
     for _ in range(ROUNDS):
-        out, err = run(source / "build/bin/main", file, greedy, threshold)
+        _, err = run(source / "build/bin/main", file, greedy, threshold, torch.get_num_threads())
         times.append(float(SPEED.search(err)[1]))
+    out, _ = run(source / "build/bin/main", file, greedy, threshold, 1)
     arguments = ["-f", str(text), "-c", str(CONTEXT), "-b", str(CONTEXT), "--chunks", str(CHUNKS)]
-    measured, _ = run(source / "build/bin/perplexity", file, arguments, threshold)
+    measured, _ = run(source / "build/bin/perplexity", file, arguments, threshold, 1)
     found = re.findall(r"\[\d+\]([\d.]+|nan)", measured)
     return Way(name, out.strip(), float(found[-1]), statistics.median(times))
 
@@ -200,7 +206,8 @@ def write(folder: Path, ways: list[Way], commit: str, record, options) -> None:
 {made.num_threads} threads. PowerInfer is commit {commit} of github.com/SJTU-IPADS/PowerInfer, built for the
 CPU. {options.tokens} greedy tokens after "{PROMPT}"; perplexity of the second half of {CHUNKS} windows of
 {CONTEXT} tokens of {Path(options.text).name} without its digits, which the engine would cut otherwise. Times are
-medians of {ROUNDS} runs. "All neurons" is the same file with a threshold below every logit. The dense file has the same
+medians of {ROUNDS} runs. Text and perplexity are of one thread: with more, PowerInfer's threads add their parts of a sparse
+FFN's output into one vector without a lock. "All neurons" is the same file with a threshold below every logit. The dense file has the same
 weights for PowerInfer's dense graph, which computes SiLU: only its time means anything.
 
 | way | perplexity | tokens/s | over PowerInfer's dense run | greedy text |
