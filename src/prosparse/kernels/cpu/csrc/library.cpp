@@ -28,8 +28,10 @@ extern const Variant VARIANT_NEON;
 
 namespace {
 
-constexpr int64_t PIECES_PER_THREAD = 8;
-constexpr int64_t LEAST_TILE = 128;        // columns: four lines of 16-bit weights
+constexpr int64_t PIECES_PER_THREAD = 8;    // at most: a thread that is late is helped out
+constexpr int64_t LEAST_PIECE = 1 << 17;    // bytes: the first misses of a piece count for nothing then
+constexpr int64_t LEAST_ROWS = 8;
+constexpr int64_t LEAST_TILE = 128;         // columns: four lines of 16-bit weights
 constexpr int64_t READ_BYTES = 1 << 18;
 
 // Variants that were built and that this CPU runs, best first; the last one always does.
@@ -99,6 +101,14 @@ struct Buffers {
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many pieces to cut the reading of some rows of a matrix into.
+int64_t num_pieces(const Job& job, const Matrix& matrix, int64_t rows) {
+  constexpr int64_t BITS[] = {32, 16, 16, 8, 4}; // of each kind
+  const int64_t threads = job.num_threads > 0 ? job.num_threads : 1;
+  const int64_t num_bytes = rows * job.d_model * BITS[matrix.kind] / 8;
+  return threads * std::clamp<int64_t>(num_bytes / LEAST_PIECE / threads, 1, PIECES_PER_THREAD);
+}
 
 struct Call {
   const Job& job;
@@ -204,9 +214,8 @@ void write_x1(const Job& job, const Workspace& work) {
 void run_steps(const Job& job) {
   thread_local Buffers buffers;
   Workspace work{};
-  const int64_t pieces = PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
   work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
-  work.neurons_per_chunk = ceil_div(job.d_ff, pieces);
+  work.neurons_per_chunk = ceil_div(job.d_ff, num_pieces(job, job.gate, job.d_ff));
   const int64_t num_chunks = ceil_div(job.d_ff, work.neurons_per_chunk);
   work.rows = buffers.rows.of<int32_t>(job.d_ff);
   work.values = buffers.values.of<float>(job.d_ff * job.tokens);
@@ -227,15 +236,16 @@ void run_steps(const Job& job) {
   run_pieces<&Variant::gate_chunk>(job, work, num_chunks);
   close_gaps(job, work, num_chunks);
   if (job.up.values) {
-    work.rows_per_unit = ceil_div(work.num_rows, pieces) < 8 ? 8 : ceil_div(work.num_rows, pieces);
+    const int64_t wanted = ceil_div(work.num_rows, num_pieces(job, job.up, work.num_rows));
+    work.rows_per_unit = wanted < LEAST_ROWS ? LEAST_ROWS : wanted;
     run_pieces<&Variant::up_unit>(job, work, ceil_div(work.num_rows, work.rows_per_unit));
     drop_zeros(job, work);
   }
   if (job.x1) write_x1(job, work);
   if (job.y) {
     int64_t columns = ceil_div(job.d_model, job.num_threads > 0 ? job.num_threads : 1);
-    columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, LEAST_TILE) * LEAST_TILE;
-    const int64_t most = MOST_TILE_FLOATS / job.tokens / LEAST_TILE * LEAST_TILE;
+    columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, BLOCK) * BLOCK;
+    const int64_t most = MOST_TILE_FLOATS / job.tokens / BLOCK * BLOCK;
     work.columns_per_tile = columns < most ? columns : most;
     run_pieces<&Variant::down_tile>(job, work, ceil_div(job.d_model, work.columns_per_tile));
   }
@@ -258,8 +268,7 @@ void run_projections(const Job* jobs, int64_t count) {
   thread_local InputBuffers buffers[MAX_TOGETHER];
   int64_t num_rows = 0, num_chunks = 0;
   for (int64_t i = 0; i < count; ++i) num_rows += jobs[i].d_ff;
-  const int64_t threads = jobs[0].num_threads > 0 ? jobs[0].num_threads : 1;
-  const int64_t rows = ceil_div(ceil_div(num_rows, PIECES_PER_THREAD * threads), 4) * 4;
+  const int64_t rows = ceil_div(num_rows, num_pieces(jobs[0], jobs[0].gate, num_rows));
   Parts all{};
   all.count = count;
   for (int64_t i = 0; i < count; ++i) {
