@@ -28,8 +28,10 @@ extern const Variant VARIANT_NEON;
 
 namespace {
 
-constexpr int64_t PIECES_PER_THREAD = 8;
-constexpr int64_t LEAST_TILE = 128;        // columns: four lines of 16-bit weights
+constexpr int64_t PIECES_PER_THREAD = 8;    // at most: a thread that is late is helped out
+constexpr int64_t LEAST_PIECE = 1 << 17;    // bytes: the first misses of a piece count for nothing then
+constexpr int64_t LEAST_ROWS = 8;
+constexpr int64_t LEAST_TILE = 128;         // columns: four lines of 16-bit weights
 constexpr int64_t READ_BYTES = 1 << 18;
 
 // Variants that were built and that this CPU runs, best first; the last one always does.
@@ -99,6 +101,14 @@ struct Buffers {
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many pieces to cut the reading of some rows of a matrix into.
+int64_t num_pieces(const Job& job, const Matrix& matrix, int64_t rows) {
+  constexpr int64_t BITS[] = {32, 16, 16, 8, 4}; // of each kind
+  const int64_t threads = job.num_threads > 0 ? job.num_threads : 1;
+  const int64_t num_bytes = rows * job.d_model * BITS[matrix.kind] / 8;
+  return threads * std::clamp<int64_t>(num_bytes / LEAST_PIECE / threads, 1, PIECES_PER_THREAD);
+}
 
 struct Call {
   const Job& job;
@@ -182,8 +192,7 @@ void run_projections(const Job* jobs, int64_t count) {
   thread_local InputBuffers buffers[MAX_TOGETHER];
   int64_t num_rows = 0, num_chunks = 0;
   for (int64_t i = 0; i < count; ++i) num_rows += jobs[i].d_ff;
-  const int64_t threads = jobs[0].num_threads > 0 ? jobs[0].num_threads : 1;
-  const int64_t rows = ceil_div(ceil_div(num_rows, PIECES_PER_THREAD * threads), 4) * 4;
+  const int64_t rows = ceil_div(num_rows, num_pieces(jobs[0], jobs[0].gate, num_rows));
   Parts all{};
   all.count = count;
   for (int64_t i = 0; i < count; ++i) {

@@ -41,10 +41,6 @@ void write_x1(const Job& job, const Workspace& work) {
   }
 }
 
-int64_t pieces_of(const Job& job) {
-  return PIECES_PER_THREAD * (job.num_threads > 0 ? job.num_threads : 1);
-}
-
 // Whether x is prepared for the products with one matrix as for those with another.
 bool take_alike(const Matrix& one, const Matrix& other) {
   return one.kind == other.kind && one.group == other.group;
@@ -54,7 +50,7 @@ bool take_alike(const Matrix& one, const Matrix& other) {
 Workspace prepare(const Job& job, Buffers& buffers) {
   Workspace work{};
   work.stride = ceil_div(job.d_model, BLOCK) * BLOCK;
-  work.neurons_per_chunk = ceil_div(job.d_ff, pieces_of(job));
+  work.neurons_per_chunk = ceil_div(job.d_ff, num_pieces(job, job.gate, job.d_ff));
   work.rows = buffers.rows.of<int32_t>(job.d_ff);
   work.values = buffers.values.of<float>(job.d_ff * job.tokens);
   work.counts = buffers.counts.of<int32_t>(ceil_div(job.d_ff, work.neurons_per_chunk));
@@ -81,8 +77,8 @@ void list_rows(const Job& job, Workspace& work) {
 
 // Step (2).
 void multiply_up(const Job& job, Workspace& work) {
-  const int64_t rows = ceil_div(work.num_rows, pieces_of(job));
-  work.rows_per_unit = rows < 8 ? 8 : rows;
+  const int64_t wanted = ceil_div(work.num_rows, num_pieces(job, job.up, work.num_rows));
+  work.rows_per_unit = wanted < LEAST_ROWS ? LEAST_ROWS : wanted;
   run_pieces<&Variant::up_unit>(job, work, ceil_div(work.num_rows, work.rows_per_unit));
   drop_zeros(job, work);
 }
@@ -90,8 +86,8 @@ void multiply_up(const Job& job, Workspace& work) {
 // Step (3).
 void sum_down(const Job& job, Workspace& work) {
   int64_t columns = ceil_div(job.d_model, job.num_threads > 0 ? job.num_threads : 1);
-  columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, LEAST_TILE) * LEAST_TILE;
-  const int64_t most = MOST_TILE_FLOATS / job.tokens / LEAST_TILE * LEAST_TILE;
+  columns = columns < LEAST_TILE ? LEAST_TILE : ceil_div(columns, BLOCK) * BLOCK;
+  const int64_t most = MOST_TILE_FLOATS / job.tokens / BLOCK * BLOCK;
   work.columns_per_tile = columns < most ? columns : most;
   run_pieces<&Variant::down_tile>(job, work, ceil_div(job.d_model, work.columns_per_tile));
 }
