@@ -116,8 +116,10 @@ def test_wrong_tokens_get_no_time(tiny_shape, enter):
 
 def test_right_tokens_of_wrong_logits_get_no_time(tiny_shape, monkeypatch):
     module = implementation(torch.device("cpu"))
-    right = module.sparse_ffn
-    monkeypatch.setattr(module, "sparse_ffn", lambda *given: 1.0001 * right(*given))
+    # The CPU's has a way of its own for weights that it has seen before.
+    name = "sparse_ffn_of" if hasattr(module, "sparse_ffn_of") else "sparse_ffn"
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given: 1.0001 * right(*given))
     record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
     assert all(check.is_wrong and check.num_differing == 0 for check in record.exactness)
     for row in record.rows:
