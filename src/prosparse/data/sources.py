@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prosparse.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FORMATS = {
     ".jsonl": "json",
@@ -86,6 +86,14 @@ class Source:
     def tells_answers(self) -> bool:
         """Whether it says which part of a document is an answer."""
         return any((self.prompt_chars_field, self.prompt, self.messages_field))
+
+
+def as_sources(data: Mapping[str, str | Path | Source]) -> dict[str, Source]:
+    """Return data sets by name as sources: a path or hub id alone is one with all else as by default."""
+    return {
+        name: given if isinstance(given, Source) else Source(path=str(given))
+        for name, given in data.items()
+    }
 
 
 def rows(source: Source, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.errors import UserError
 from prosparse.exporting.gpu_index import count_firing, write_counts, write_gpu_index
 from prosparse.exporting.llama import check_llama
@@ -195,7 +195,7 @@ def _counts(
     tokens: int,
     progress: bool,
 ) -> Tensor:
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     windows = read_windows(sources, tokenizer, min(CONTEXT_LENGTH, tokens), tokens)
     precision = forward_precision("auto", model.device)
     return count_firing(Passes(model, windows, precision, progress))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.errors import UserError
 from prosparse.measurement.firing import FiringMeter
 from prosparse.measurement.layer_passes import LayerPasses
@@ -112,7 +112,7 @@ def inspect(
         network = load(model, dtype=dtype, device=where, trust_remote_code=trust_remote_code)
     ffn = _layer(network, layer)
     _check_neurons(neurons, ffn)
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     text = LayerPasses(network, ffn, tokenizer, sources, context_length, tokens, used, progress)
     if not neurons:
         neurons = _selective(text)

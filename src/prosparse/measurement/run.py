@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.data.windows import windows as cut_windows
 from prosparse.errors import UserError
 from prosparse.measurement.activity import activity_meters, pooled
@@ -107,7 +107,7 @@ def measure(
     setting = check_metric(metric, epsilon, k, cett, max_perplexity_increase)
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
     used = forward_precision(precision, where)
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     name = str(model) if isinstance(model, str | Path) else model.config.name_or_path or ""
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)

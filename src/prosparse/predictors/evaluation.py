@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.measurement.passes import Passes
 from prosparse.measurement.perplexity import forward_dtype, paired_increase
 from prosparse.measurement.run import read_windows
@@ -78,7 +78,7 @@ def evaluate_predictors(
         chosen = Predictors([replace(layer, cut=cut) for layer in chosen.layers], chosen.reads)
     where = model.device if isinstance(model, PreTrainedModel) else choose_device(device)
     used = forward_precision(precision, where)
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     name = str(model) if isinstance(model, str | Path) else model.config.name_or_path or ""
     if tokenizer is None:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import load, load_tokenizer
 from prosparse.model.device import choose_device, forward_precision, provenance
@@ -108,7 +108,7 @@ def fit_predictors(
     training = FitOptions(epochs, learning_rate, batch_size=batch_size, seed=seed)
     where = choose_device(device)
     used = forward_precision(precision, where)
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     asked = {
         "model": str(model),
         "data": {name: source.path for name, source in sources.items()},

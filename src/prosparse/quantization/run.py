@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.errors import UserError
 from prosparse.measurement.perplexity import (
     Windows,
@@ -102,7 +102,7 @@ def quantize(
     budget = budget_for(bits, max_perplexity_increase)
     where = choose_device(device)
     used = forward_precision(precision, where)
-    sources = {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
+    sources = as_sources(data)
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     set_aside = _num_set_aside(deciding_tokens, len(sources), context_length)
     read = read_windows(sources, tokenizer, context_length, tokens + set_aside * context_length)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prosparse.data.sources import Source
+from prosparse.data.sources import Source, as_sources
 from prosparse.measurement.passes import Passes
 from prosparse.measurement.perplexity import forward_dtype
 from prosparse.model.checkpoint import load, load_tokenizer, save
@@ -103,7 +103,7 @@ def threshold(
     used = forward_precision(precision, where)
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     choosing, checking = choosing_and_checking(
-        _sources(data), _sources(check_data or {}), tokenizer, context_length, tokens
+        as_sources(data), as_sources(check_data or {}), tokenizer, context_length, tokens
     )
     network = load(model, device=where, trust_remote_code=trust_remote_code)
     refuse_dense(network)
@@ -141,10 +141,6 @@ def threshold(
         save(network, tokenizer, folder, base=record.model, notes=card_notes(record))
         write_record(record, folder)
     return record
-
-
-def _sources(data: Mapping[str, str | Path | Source]) -> dict[str, Source]:
-    return {k: v if isinstance(v, Source) else Source(path=str(v)) for k, v in data.items()}
 
 
 def _check(
