@@ -138,7 +138,7 @@ def table(results: list[Result], gb_per_s: float) -> str:
 
 
 def main() -> None:
-    """Run the race and write `record.json` and `report.md`."""
+    """Run the race and write `race.json` and `report.md`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -242,7 +242,7 @@ def write(
         "provenance": encode(made),
     }
     with whole_folder(options.folder) as folder:
-        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / "race.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)  # noqa: T201
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The race as bars: tokens/s of everybody, a panel for each precision.
 
-python benchmarks/race_plot.py FOLDER   # reads its record.json, writes its plot.svg
+python benchmarks/race_plot.py FOLDER   # reads its race.json, writes its plot.svg
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def race_plot(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Draw the plot of a record that is there."""
     folder = Path(sys.argv[1])
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / "race.json").read_text(encoding="utf-8"))
     (folder / "plot.svg").write_text(race_plot(record["results"]) + "\n", encoding="utf-8")
 
 

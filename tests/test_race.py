@@ -43,7 +43,7 @@ def test_all_who_can_run_are_in_the_record(monkeypatch, tmp_path, capsys):
     ]
     monkeypatch.setattr(sys, "argv", ["race.py", str(out), *options])
     race.main()
-    record = json.loads((out / "record.json").read_text())
+    record = json.loads((out / "race.json").read_text())
     ours = ["ours, dense", "ours, sparse 80.0%", "ours, sparse 90.0%"]
     found = [(row["bits"], row["name"]) for row in record["results"]]
     assert found == [(16, "transformers"), *((bits, who) for bits in (16, 8, 4) for who in ours)]

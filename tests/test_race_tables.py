@@ -21,7 +21,7 @@ def test_a_page_shows_what_was_recorded(page, folder, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from race import Result, table
 
-    record = json.loads((ROOT / folder / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / folder / "race.json").read_text(encoding="utf-8"))
     grid = table([Result(**row) for row in record["results"]], record["gb_per_s"])
     assert f"<!-- race: {folder} -->\n\n{grid}\n" in page.read_text(encoding="utf-8")
     assert grid in (ROOT / folder / "report.md").read_text(encoding="utf-8")
