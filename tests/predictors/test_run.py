@@ -151,6 +151,16 @@ def test_what_is_out_of_range(relu_checkpoint, texts, tmp_path, options, complai
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_leaves_nothing_in_the_way_of_what_mends_it(relu_checkpoint, texts, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for model, data in (("/no/model", texts), (relu_checkpoint, {"prose": empty})):
+        with pytest.raises(ps.UserError):
+            ps.fit_predictors(model, data, out=tmp_path / "out", rank=16, cut=0.0, **FIT)
+        assert not (tmp_path / "out.unfinished").exists()
+    ps.fit_predictors(relu_checkpoint, texts, out=tmp_path / "out", rank=16, cut=0.0, **FIT)
+
+
 def test_a_dense_model_has_nothing_to_predict(checkpoint, texts, tmp_path):
     with pytest.raises(ps.UserError, match=r"no zeros to predict.*prosparse relufy"):
         ps.fit_predictors(checkpoint, texts, out=tmp_path / "out", **FIT)

@@ -22,7 +22,7 @@ from prosparse.predictors.fitting import FitOptions
 from prosparse.predictors.options import ChoiceOptions, refuse_untimed
 from prosparse.predictors.predictor import Predictors
 from prosparse.predictors.workspace import FitWorkspace
-from prosparse.records.files import whole_folder, write_record
+from prosparse.records.files import refuse_existing, whole_folder, write_record
 from prosparse.records.lock import alone
 from prosparse.records.predictor import PredictorFitRecord
 
@@ -100,6 +100,7 @@ def fit_predictors(
     """
     started = time.monotonic()
     out = Path(out)
+    refuse_existing(out, overwrite)
     if reads not in INPUT_KINDS:
         raise UserError(f"--input must be {' or '.join(INPUT_KINDS)}; found '{reads}'.")
     if not data:
@@ -117,26 +118,28 @@ def fit_predictors(
         **{"context_length": context_length, "precision": used},
     }
     with alone(out, wait=False):
-        workspace = FitWorkspace(out, asked, resume=resume, overwrite=overwrite)
         tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
         dtype = torch.float32 if used == "float32" else None
         network = load(model, dtype=dtype, device=where, trust_remote_code=trust_remote_code)
         choice.check(ffns(network))
         if choice.is_timed:
             refuse_untimed(network)
+        # Once the model is known to do: a folder that a mistake left would be in the way of what mends it.
+        workspace = FitWorkspace(out, asked, resume=resume, overwrite=overwrite)
         clock = time.monotonic()
-        pairs = collect(
-            network,
-            tokenizer,
-            sources,
-            workspace.pairs,
-            name=str(model),
-            rows=rows,
-            reads=reads,
-            context_length=context_length,
-            precision=used,
-            progress=progress,
-        )
+        with workspace.kept_unless_refused():
+            pairs = collect(
+                network,
+                tokenizer,
+                sources,
+                workspace.pairs,
+                name=str(model),
+                rows=rows,
+                reads=reads,
+                context_length=context_length,
+                precision=used,
+                progress=progress,
+            )
         collect_seconds = workspace.add_seconds("collecting", time.monotonic() - clock)
         fit = Fit(network, pairs, workspace, choice, training, progress)
         predictors, layers = fit.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from prosparse.predictors.predictor import Predictor
 from prosparse.records.files import refuse_existing, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -45,6 +48,7 @@ class FitWorkspace:
                     "--overwrite to start again."
                 )
             shutil.rmtree(self.folder)
+        self._is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self.read("options")
         if known is None:
@@ -55,6 +59,16 @@ class FitWorkspace:
                 f"The unfinished fit in {self.folder} has {changed} {known.get(changed)}, this one "
                 f"{options[changed]}; give the same, or --overwrite to start again."
             )
+
+    @contextmanager
+    def kept_unless_refused(self) -> Iterator[None]:
+        """Remove a folder made anew when what runs inside finds the user's mistake; nothing is in it yet."""
+        try:
+            yield
+        except UserError:
+            if self._is_new:
+                self.remove()
+            raise
 
     @property
     def pairs(self) -> Path:
