@@ -4,14 +4,8 @@ import math
 
 import pytest
 
-from prosparse.records.speed import (
-    DecodeRow,
-    ExactnessCheck,
-    LimitPoint,
-    OpsRow,
-    SpeedLimit,
-    TokenCheck,
-)
+from prosparse.records.decode_speed import DecodeRow, ExactnessCheck, TokenCheck
+from prosparse.records.speed import LimitPoint, OpsRow, SpeedLimit
 
 OPS = OpsRow(
     shape="llama2-7b",

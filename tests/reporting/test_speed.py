@@ -6,17 +6,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from prosparse.records.decode_speed import DecodeRow, DecodeSpeedRecord, ExactnessCheck, TokenCheck
 from prosparse.records.speed import (
     BenchedShape,
-    DecodeRow,
-    DecodeSpeedRecord,
-    ExactnessCheck,
     LimitPoint,
     NotRun,
     OpsRow,
     OpsSpeedRecord,
     SpeedLimit,
-    TokenCheck,
 )
 from prosparse.reporting.page import render_report
 from prosparse.reporting.speed_exactness import exactness_grid, exactness_text

@@ -31,8 +31,8 @@ from prosparse.model.quantizing import ffn_places, places, quantize_ffns
 from prosparse.model.shapes import Shape, model_shape
 from prosparse.predictors.files import read_predictors
 from prosparse.quantization.in_place import budget_for, decide, held_only
+from prosparse.records.decode_speed import DecodeSpeedRecord
 from prosparse.records.files import refuse_existing, whole_folder, write_record
-from prosparse.records.speed import DecodeSpeedRecord
 from prosparse.runtime.eligible import eligible_ffns
 from prosparse.runtime.predicted import predictors_for
 

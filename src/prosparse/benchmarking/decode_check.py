@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from prosparse.benchmarking.decode_precise import ComputesIn, one_precision_up
-from prosparse.records.speed import TokenCheck
+from prosparse.records.decode_speed import TokenCheck
 from prosparse.runtime.decodable import cache_name
 
 if TYPE_CHECKING:

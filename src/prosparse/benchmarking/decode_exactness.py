@@ -28,7 +28,7 @@ from prosparse.kernels.ops import screened_ffn, sparse_ffn
 from prosparse.kernels.quantize import dequantize
 from prosparse.model.ffn import ffns
 from prosparse.model.tap import tap
-from prosparse.records.speed import ExactnessCheck
+from prosparse.records.decode_speed import ExactnessCheck
 from prosparse.runtime.sparse_ffn import PATH, RunsTheFFN, SparsePath
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from prosparse.kernels.backend import choose_backend
 from prosparse.model.ffn import ffns
 from prosparse.predictors.norms import as_reading
 from prosparse.predictors.skipping import Judge
-from prosparse.records.speed import PredictedDecode
+from prosparse.records.decode_speed import PredictedDecode
 from prosparse.runtime.accelerate import accelerate
 from prosparse.runtime.decodable import cache_name
 

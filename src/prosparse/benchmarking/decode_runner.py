@@ -19,7 +19,8 @@ from prosparse.benchmarking.decode_parts import bare
 from prosparse.benchmarking.decode_runs import Decoded, forget_compiled
 from prosparse.benchmarking.timing import Spread, spread
 from prosparse.errors import UserError
-from prosparse.records.speed import DecodeRow, ExactnessCheck, NotRun, TokenCheck
+from prosparse.records.decode_speed import DecodeRow, ExactnessCheck, TokenCheck
+from prosparse.records.speed import NotRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,9 +23,10 @@ from prosparse.reporting.training_speed import HEADER, WIDTHS, train_row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prosparse.records.decode_speed import DecodeRow
     from prosparse.records.evaluation import TaskScore
     from prosparse.records.run import Milestone
-    from prosparse.records.speed import DecodeRow, OpsRow
+    from prosparse.records.speed import OpsRow
     from prosparse.records.threshold import ThresholdCandidate
     from prosparse.records.training_speed import TrainSpeedRow
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosparse.errors import UserError
 from prosparse.records.codec import decode, encode
+from prosparse.records.decode_speed import DecodeSpeedRecord
 from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.export import ExportRecord
 from prosparse.records.frontier import FrontierRecord
@@ -23,7 +24,7 @@ from prosparse.records.predictor import PredictorEvalRecord, PredictorFitRecord
 from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import MeasureRecord
-from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
+from prosparse.records.speed import OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.records.training_step import TrainStepRecord

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prosparse.records.decode_speed import DecodeSpeedRecord
 from prosparse.records.evaluation import EvaluationRecord
 from prosparse.records.export import ExportRecord
 from prosparse.records.frontier import FrontierRecord
@@ -15,7 +16,7 @@ from prosparse.records.predictor import PredictorEvalRecord, PredictorFitRecord
 from prosparse.records.quantization import QuantizeRecord
 from prosparse.records.run import Milestone, RelufyRecord, SparsifyRecord, TrainRecord
 from prosparse.records.sparsity import Activation, DataMeasure, MeasureRecord
-from prosparse.records.speed import DecodeSpeedRecord, OpsSpeedRecord
+from prosparse.records.speed import OpsSpeedRecord
 from prosparse.records.threshold import ThresholdRecord
 from prosparse.records.training_speed import TrainSpeedRecord
 from prosparse.records.training_step import TrainStepRecord

@@ -9,7 +9,7 @@ from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import compact_count, listing
 
 if TYPE_CHECKING:
-    from prosparse.records.speed import DecodeSpeedRecord
+    from prosparse.records.decode_speed import DecodeSpeedRecord
 
 HEADER = (
     "sparse decode", "tokens", "logits differ by", "allowed", "neurons compared",

@@ -12,14 +12,8 @@ from prosparse.reporting.numerals import percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prosparse.records.speed import (
-        DecodeRow,
-        DecodeSpeedRecord,
-        OpsRow,
-        OpsSpeedRecord,
-        SpeedLimit,
-        TokenCheck,
-    )
+    from prosparse.records.decode_speed import DecodeRow, DecodeSpeedRecord, TokenCheck
+    from prosparse.records.speed import OpsRow, OpsSpeedRecord, SpeedLimit
     from prosparse.records.training_speed import TrainSpeedRecord
 
 STEPS = {

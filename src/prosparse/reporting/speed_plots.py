@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from prosparse.records.speed import DecodeSpeedRecord, OpsRow
+    from prosparse.records.decode_speed import DecodeSpeedRecord
+    from prosparse.records.speed import OpsRow
 
 # The rest of Okabe and Ito's palette after the house colors.
 COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31", "#6A3D9A")

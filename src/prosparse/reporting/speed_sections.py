@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prosparse.records.speed import DecodeSpeedRecord, OpsRow, OpsSpeedRecord
+from prosparse.records.decode_speed import DecodeSpeedRecord
+from prosparse.records.speed import OpsRow, OpsSpeedRecord
 from prosparse.reporting.grids import Grid
 from prosparse.reporting.numerals import percent
 from prosparse.reporting.section import Section

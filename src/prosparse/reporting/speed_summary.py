@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from prosparse.records.speed import DecodeSpeedRecord, OpsRow, OpsSpeedRecord
+from prosparse.records.decode_speed import DecodeSpeedRecord
+from prosparse.records.speed import OpsRow, OpsSpeedRecord
 from prosparse.reporting.numerals import duration, listing, percent
 from prosparse.reporting.summary import Tile, headline, tiles
 
