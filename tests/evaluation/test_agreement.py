@@ -8,6 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import prosparse as ps
+from prosparse.evaluation.batches import Batches
 from prosparse.evaluation.one_model import Circumstances, answer_all
 from prosparse.evaluation.preparation import load_tasks
 from prosparse.evaluation.suite import TASKS_FOLDER, choose_tasks, load_suite
@@ -42,7 +43,7 @@ def ours(model_folder, data_dir, tmp_path_factory):
     )
     assert missing == []
     how = Circumstances(
-        device=torch.device("cpu"), dtype="float32", predictors=None, batch_size=1, is_chat=False, suite="paper",
+        device=torch.device("cpu"), dtype="float32", predictors=None, batches=Batches(1, 1), is_chat=False, suite="paper",
         source=str(data_dir), cache=tmp_path_factory.mktemp("cache"), average_what_is_there=False,
         trust_remote_code=False, progress=False,
     )  # fmt: skip

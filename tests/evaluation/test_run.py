@@ -136,6 +136,22 @@ def test_answers_that_never_end_are_counted(evaluate, model_folder):
     assert 0 < score.num_unended <= NUM_ITEMS
 
 
+def test_what_is_scored_and_what_is_written_have_batches_of_their_own(
+    evaluate, model_folder, monkeypatch
+):
+    sizes = {"_model_call": [], "_model_generate": []}
+    for name, seen in sizes.items():
+        real = getattr(AnsweringModel, name)
+
+        def spy(*args, seen=seen, real=real, **kwargs):
+            seen.append(len(kwargs["context"] if "context" in kwargs else args[1]))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(AnsweringModel, name, spy)
+    evaluate(model_folder, tasks=["piqa", "nq_open"], batch_size=2, generation_batch_size=4)
+    assert sizes == {"_model_call": [2, 2, 2, 2, 2], "_model_generate": [4, 1]}
+
+
 def test_a_second_evaluation_asks_nothing_and_tells_the_same(evaluate, model_folder, monkeypatch):
     first = evaluate(model_folder, tasks=["piqa", "gsm8k"])
 
@@ -310,7 +326,12 @@ def test_a_model_that_is_no_folder_has_no_card(evaluate):
         ({"backend": "predicted"}, "--backend predicted and --predictors go together"),
         ({"predictors": "x"}, "--backend predicted and --predictors go together"),
         ({"batch_size": 0}, "--batch-size must be at least 1; found 0"),
+        ({"generation_batch_size": -1}, "--generation-batch-size must be at least 1; found -1"),
         ({"backend": "sparse", "batch_size": 8}, "--batch-size 8 leaves the sparse path"),
+        (
+            {"backend": "sparse", "generation_batch_size": 8},
+            "--generation-batch-size 8 leaves the sparse path",
+        ),
         ({"data_dir": "/nowhere"}, "--data-dir /nowhere is no folder"),
         ({"precision": "int8"}, "--precision must be auto, float32 or bfloat16"),
         ({"backend": ["dense", "dense"]}, "A backend is named twice"),

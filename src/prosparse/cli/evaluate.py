@@ -39,6 +39,10 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(help="Items at once; with 1 no item's numbers depend on another's.")
     ] = 1,
+    generation_batch_size: Annotated[
+        int | None,
+        typer.Option(help="The same where the model writes; left out: as `--batch-size`."),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Send prompts through the chat template.")
     ] = False,
@@ -89,6 +93,7 @@ def evaluate(
         backend=backend or ["dense"],
         predictors=predictors,
         batch_size=batch_size,
+        generation_batch_size=generation_batch_size,
         chat=chat,
         allow_code_execution=allow_code_execution,
         average_what_is_there=average_what_is_there,

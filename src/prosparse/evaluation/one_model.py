@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from prosparse.evaluation.batches import Batches
     from prosparse.evaluation.suite import SuiteTask
     from prosparse.records.evaluation import TaskScore
     from prosparse.records.sparsity import Activation
@@ -48,7 +49,7 @@ class Circumstances:
     device: torch.device
     dtype: str
     predictors: Path | None
-    batch_size: int
+    batches: Batches
     is_chat: bool
     suite: str
     source: str
@@ -97,8 +98,9 @@ def answer_all(
     meter = _meter(network, tokenizer) if backend == "dense" else None
     with running_as(backend, network, how.predictors) as max_tokens:
         with quiet():
-            model = AnsweringModel(network, tokenizer, how.batch_size, max_tokens)
+            model = AnsweringModel(network, tokenizer, how.batches.scoring, max_tokens)
         for number, (task, loaded) in enumerate(tasks, start=1):
+            model.batch_size_per_gpu = how.batches.of(task)
             file = AnswerFile(folder / f"{task.name}-{_key(task, backend, how)}.jsonl")
             title = f"{name}: {task.title} ({number} of {len(tasks)})"
             asked = RememberingModel(model, meter, file, title, how.progress)
@@ -119,11 +121,12 @@ def answer_all(
             hash=hash,
             activation=_activation(network),
             dtype=how.dtype,
-            batch_size=how.batch_size,
+            batch_size=how.batches.scoring,
             tasks=tuple(scores),
             columns=columns,
             overall=overall,
             sparsity=pooled_sparsity(scores),
+            generation_batch_size=how.batches.generation,
         ),
         items,
         prompts,
@@ -139,7 +142,7 @@ def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
         "predictors": file_hash(how.predictors) if backend == "predicted" else None,
         "device": device_name(how.device),
         "dtype": how.dtype,
-        "batch_size": how.batch_size,
+        "batch_size": how.batches.of(task),
         "versions": [metadata.version(package) for package in _PACKAGES],
     }
     return hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]

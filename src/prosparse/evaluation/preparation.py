@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from lm_eval.api.task import ConfigurableTask
 
+    from prosparse.evaluation.batches import Batches
+
 
 def check_options(
     paths: list[str | Path],
     backends: list[str],
     predictors: str | Path | None,
-    batch_size: int,
+    batches: Batches,
     card: bool,
 ) -> None:
     """Raise unless the options go together and lm-eval is there.
@@ -40,13 +42,17 @@ def check_options(
     if len(set(backends)) < len(backends):
         raise UserError("A backend is named twice; name each once.")
     check_backends(backends, predictors)
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1; found {batch_size}.")
-    if batch_size > 1 and backends != ["dense"]:
-        raise UserError(
-            f"--batch-size {batch_size} leaves the sparse path, which is for few tokens at once; "
-            "evaluate it with --batch-size 1."
-        )
+    for option, size in (
+        ("--batch-size", batches.scoring),
+        ("--generation-batch-size", batches.generation),
+    ):
+        if size < 1:
+            raise UserError(f"{option} must be at least 1; found {size}.")
+        if size > 1 and backends != ["dense"]:
+            raise UserError(
+                f"{option} {size} leaves the sparse path, which is for few tokens at once; "
+                f"evaluate it with {option} 1."
+            )
     if card:
         check_cards(paths)
     try:

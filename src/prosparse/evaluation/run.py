@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosparse.evaluation.answer_cache import default_cache
+from prosparse.evaluation.batches import Batches
 from prosparse.evaluation.model_card import write_cards
 from prosparse.evaluation.paired import changed_answers, differences
 from prosparse.evaluation.preparation import (
@@ -42,6 +43,7 @@ def evaluate(
     backend: str | Sequence[str] = "dense",
     predictors: str | Path | None = None,
     batch_size: int = 1,
+    generation_batch_size: int | None = None,
     chat: bool = False,
     allow_code_execution: bool = False,
     average_what_is_there: bool = False,
@@ -67,6 +69,8 @@ def evaluate(
         predictors: Of `predicted`: the folder of `prosparse predictor fit`.
         batch_size: Items in one pass. With 1 no item's numbers depend on another's; a larger one is
             the same but for rounding, which can turn an answer that was close.
+        generation_batch_size: The same where the model writes; None is `batch_size`. It can be larger:
+            scoring a text takes the logits of all its tokens, writing only those of the last.
         chat: Send prompts through the model's chat template.
         allow_code_execution: Run code that a model wrote, confined (HumanEval, MBPP); without this these
             tasks are left out.
@@ -95,7 +99,11 @@ def evaluate(
     backends = [backend] if isinstance(backend, str) else list(backend)
     if out is not None:
         refuse_existing(Path(out), overwrite)
-    check_options(paths, backends, predictors, batch_size, card)
+    batches = Batches(
+        scoring=batch_size,
+        generation=batch_size if generation_batch_size is None else generation_batch_size,
+    )
+    check_options(paths, backends, predictors, batches, card)
     where = choose_device(device)
     dtype = forward_precision(precision, where)
     chosen = choose_tasks(suite, tasks)
@@ -111,7 +119,7 @@ def evaluate(
         device=where,
         dtype=dtype,
         predictors=None if predictors is None else Path(predictors),
-        batch_size=batch_size,
+        batches=batches,
         is_chat=chat,
         suite=suite,
         source="hub" if data_dir is None else str(data_dir),

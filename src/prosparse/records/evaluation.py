@@ -93,6 +93,8 @@ class ModelScores:
     """Mean of the columns."""
     sparsity: float | None
     """Over all tokens of all tasks it was counted on."""
+    generation_batch_size: int = 1
+    """`batch_size` is that of the tasks in which nothing is generated."""
 
 
 @dataclass(frozen=True, slots=True)

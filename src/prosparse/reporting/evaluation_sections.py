@@ -104,13 +104,14 @@ def evaluation_facts(record: EvaluationRecord) -> list[tuple[str, str]]:
         (scores.name, f"{scores.model}, {scores.hash[:16]}, {scores.backend} in {scores.dtype}")
         for scores in record.models
     ]
+    one = record.models[0]
     harness = ", ".join(f"{name} {version}" for name, version in record.harness.items())
     return [
         *facts,
         ("suite", record.suite),
-        ("items from", record.models[0].tasks[0].source),
+        ("items from", one.tasks[0].source),
         ("prompts", "through the chat template" if record.is_chat else "as they are"),
-        ("batch size", str(record.models[0].batch_size)),
+        ("batch size", f"{one.batch_size}, where the model writes {one.generation_batch_size}"),
         ("harness", harness),
         ("time", duration(record.seconds)),
     ]
@@ -131,7 +132,7 @@ def evaluation_notes(record: EvaluationRecord) -> list[str]:
         notes.append(
             "The quick suite is a small fixed sample: a first look, not a result to quote."
         )
-    if record.models[0].batch_size > 1:
+    if max(record.models[0].batch_size, record.models[0].generation_batch_size) > 1:
         notes.append(
             "Items ran in batches, whose rounding can turn an answer that was close; with a batch size "
             "of 1 no item depends on another."
