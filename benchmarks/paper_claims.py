@@ -3,14 +3,15 @@
 
 python benchmarks/paper_claims.py FOLDER
 
-FOLDER holds one folder for each run of recipes/frontier, as `sparsify` and `train` wrote them; shifted-relu may be
-missing. Prints the table of docs/frontier.md.
+FOLDER holds one folder for each run of recipes/frontier, as `sparsify` and `train` wrote them, and of the two of SEEDED
+one for each further seed, NAME-seed-N. Prints the table of docs/frontier.md.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +31,7 @@ from prosparse.reporting.tables import markdown_table
 FACTORS = (1, 3, 8)
 UNPENALIZED = ("vanilla-relu", "shifted-relu")
 PENALIZED = tuple(f"{kind}-{factor}" for kind in ("fixed-l1", "prosparse") for factor in FACTORS)
+SEEDED = ("fixed-l1-3", "prosparse-8")
 PLAIN, FORMATTED = ("wiki", "books"), ("instruct",)
 
 
@@ -48,8 +50,7 @@ def verdicts(folder: Path) -> list[Verdict]:
     Raises:
         UserError: A run of recipes/frontier is missing.
     """
-    done = [name for name in UNPENALIZED if (folder / name).is_dir()]
-    whole = {name: read_record(folder / name) for name in (*done, *PENALIZED)}
+    whole = {name: read_record(folder / name) for name in (*UNPENALIZED, *PENALIZED)}
     runs = {name: r.training if isinstance(r, SparsifyRecord) else r for name, r in whole.items()}
     prosparse = [name for name in PENALIZED if name.startswith("prosparse")]
     return [
@@ -68,7 +69,7 @@ def only_the_penalty_raises_sparsity(runs: dict[str, TrainRecord]) -> Verdict:
         name: 100 * (run.milestones[-1].sparsity - run.milestones[1].sparsity)
         for name, run in runs.items()
     }
-    without = {name: rise[name] for name in UNPENALIZED if name in rise}
+    without = {name: rise[name] for name in UNPENALIZED}
     with_it = [rise[name] for name in PENALIZED]
     return Verdict(
         "Only the penalty raises sparsity",
@@ -81,23 +82,42 @@ def only_the_penalty_raises_sparsity(runs: dict[str, TrainRecord]) -> Verdict:
 
 def progressive_beats_fixed(folder: Path) -> Verdict:
     """Section 4.4, Q3: at equal sparsity, before any threshold, smooth stages cost less than one lambda."""
-    names = [folder / name for name in PENALIZED]
-    trained = [
-        p for p in frontier(names, relative_to=folder / "dense").points if p.label == "trained"
-    ]
-    fixed = sorted((p for p in trained if p.run.startswith("fixed")), key=lambda p: p.sparsity)
-    found = {}
-    for point in (p for p in trained if p.run.startswith("prosparse")):
-        if fixed[0].sparsity <= point.sparsity <= fixed[-1].sparsity:
-            found[point] = point.ratio / cost_at(fixed, point.sparsity) - 1
+    trained = at_end(folder, PENALIZED)
+    found = beside_fixed(list(trained.values()))
+    for seed in seeds(folder):
+        again = at_end(folder, [f"{name}-seed-{seed}" for name in SEEDED])
+        found |= beside_fixed(list({**trained, **again}.values()), only=f"prosparse-8-seed-{seed}")
     told = ", ".join(
-        f"{p.run} at {percent(p.sparsity, 1)}: {100 * change:+.1f} %" for p, change in found.items()
+        f"{run} at {percent(sparsity, 1)}: {100 * change:+.1f} %"
+        for (run, sparsity), change in found.items()
     )
     return Verdict(
         "At equal sparsity, progressive beats fixed",
         bool(found) and max(found.values()) < 0,
         f"perplexity beside that of fixed L1, interpolated: {told or 'no run at an equal sparsity'}",
     )
+
+
+def seeds(folder: Path) -> list[int]:
+    """Return the seeds besides 0 that the runs of SEEDED were repeated with."""
+    return sorted(int(path.name.rpartition("-")[2]) for path in folder.glob(f"{SEEDED[0]}-seed-*"))
+
+
+def at_end(folder: Path, names: Sequence[str]) -> dict[str, FrontierPoint]:
+    """Return the end of each run's training, before any threshold, by the run's name without its seed."""
+    points = frontier([folder / name for name in names], relative_to=folder / "dense").points
+    return {p.run.partition("-seed-")[0]: p for p in points if p.label == "trained"}
+
+
+def beside_fixed(points: list[FrontierPoint], only: str = "") -> dict[tuple[str, float], float]:
+    """Return, for progressive runs between two fixed ones, their perplexity over what those have at that sparsity."""
+    fixed = sorted((p for p in points if p.run.startswith("fixed")), key=lambda p: p.sparsity)
+    return {
+        (p.run, p.sparsity): p.ratio / cost_at(fixed, p.sparsity) - 1
+        for p in points
+        if p.run.startswith(only or "prosparse")
+        and fixed[0].sparsity <= p.sparsity <= fixed[-1].sparsity
+    }
 
 
 def cost_at(points: list[FrontierPoint], sparsity: float) -> float:
