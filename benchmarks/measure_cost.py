@@ -37,12 +37,20 @@ def plain(model, windows: Windows, precision: str) -> None:
             window_losses(model, ids_BS.to(model.device)).cpu()
 
 
+def measured(model, windows: Windows, precision: str, *, detail: bool) -> None:
+    """Run the passes as `measure` does, and make the record of one data set."""
+    meter = activity_meters(model, [windows])[0] if detail else None
+    result = measure_windows(model, windows, precision=precision, activity=meter)
+    result.summary(meter.summary() if meter else None)
+
+
 def seconds(function: Callable[[], object]) -> float:
     """Return the time of a call, work on a GPU included."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
     started = time.perf_counter()
     function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - started
 
 
@@ -63,13 +71,11 @@ def main() -> None:
     model = ps.load(options.model, device=device).eval()
     ways = {
         "forward pass and losses": lambda: plain(model, windows, precision),
-        "measure": lambda: measure_windows(model, windows, precision=precision),
-        "measure --detail": lambda: measure_windows(
-            model, windows, precision=precision, activity=activity_meters(model, [windows])[0]
-        ),
+        "measure": lambda: measured(model, windows, precision, detail=False),
+        "measure --detail": lambda: measured(model, windows, precision, detail=True),
     }
-    few = Windows(windows.name, windows.source, windows.ids_WS[:2])
-    plain(model, few, precision)  # warms up
+    for way in ways.values():
+        way()  # warms up: kernels are compiled, memory is taken
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, way in ways.items():

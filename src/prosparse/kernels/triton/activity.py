@@ -54,7 +54,7 @@ def count_activity(x1_BSF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         F,
         GROUP,
         SPANS,
-        BLOCK_F=128,
+        BLOCK_F=64,
         num_warps=4,
     )
     return by_token, with_next, by_neuron, by_span
