@@ -18,22 +18,25 @@ import torch
 import prosparse as ps
 from prosparse.data.sources import Source
 from prosparse.measurement.activity import activity_meters
-from prosparse.measurement.perplexity import Windows, measure_windows, window_losses
+from prosparse.measurement.perplexity import (
+    Windows,
+    measure_windows,
+    window_losses,
+    windows_in_pass,
+)
 from prosparse.measurement.run import read_windows
 from prosparse.model.device import autocast, choose_device, forward_precision, provenance
 from prosparse.records.codec import encode
 from prosparse.records.files import whole_folder
 
 CONTEXT_LENGTH = 1024
-BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}  # as `measure_windows` has it
 
 
 @torch.no_grad()
 def plain(model, windows: Windows, precision: str) -> None:
     """Run the passes and their losses, and count nothing."""
     with autocast(precision, model.device):
-        batch = BATCH_TOKENS[model.device.type] // CONTEXT_LENGTH
-        for ids_BS in windows.ids_WS.split(batch):
+        for ids_BS in windows.ids_WS.split(windows_in_pass(model, CONTEXT_LENGTH)):
             window_losses(model, ids_BS.to(model.device)).cpu()
 
 

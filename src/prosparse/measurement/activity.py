@@ -105,6 +105,11 @@ class ActivityMeter:
         self.batches.observe(mask_LBPF)
         self.magnitudes.observe(by_exponent_LE)
 
+    def layer_sparsity(self) -> tuple[float, ...]:
+        """Return each layer's share of zeros so far, in [0, 1]: as `SparsityMeter`'s."""
+        num_entries = self.neurons.num_tokens * self.d_ff
+        return tuple(1 - count / num_entries for count in self.neurons.active_LF.sum(1).tolist())
+
     def empty(self) -> ActivityMeter:
         """Return a meter like this one that has counted nothing."""
         return ActivityMeter(self._ffns, self._context_length, self._places_P.device)
