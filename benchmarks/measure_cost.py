@@ -18,31 +18,42 @@ import torch
 import prosparse as ps
 from prosparse.data.sources import Source
 from prosparse.measurement.activity import activity_meters
-from prosparse.measurement.perplexity import Windows, measure_windows, window_losses
+from prosparse.measurement.perplexity import (
+    Windows,
+    measure_windows,
+    window_losses,
+    windows_in_pass,
+)
 from prosparse.measurement.run import read_windows
 from prosparse.model.device import autocast, choose_device, forward_precision, provenance
 from prosparse.records.codec import encode
 from prosparse.records.files import whole_folder
 
 CONTEXT_LENGTH = 1024
-BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}  # as `measure_windows` has it
 
 
 @torch.no_grad()
 def plain(model, windows: Windows, precision: str) -> None:
     """Run the passes and their losses, and count nothing."""
     with autocast(precision, model.device):
-        batch = BATCH_TOKENS[model.device.type] // CONTEXT_LENGTH
-        for ids_BS in windows.ids_WS.split(batch):
+        for ids_BS in windows.ids_WS.split(windows_in_pass(model, CONTEXT_LENGTH)):
             window_losses(model, ids_BS.to(model.device)).cpu()
+
+
+def measured(model, windows: Windows, precision: str, *, detail: bool) -> None:
+    """Run the passes as `measure` does, and make the record of one data set."""
+    meter = activity_meters(model, [windows])[0] if detail else None
+    result = measure_windows(model, windows, precision=precision, activity=meter)
+    result.summary(meter.summary() if meter else None)
 
 
 def seconds(function: Callable[[], object]) -> float:
     """Return the time of a call, work on a GPU included."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
     started = time.perf_counter()
     function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - started
 
 
@@ -63,13 +74,11 @@ def main() -> None:
     model = ps.load(options.model, device=device).eval()
     ways = {
         "forward pass and losses": lambda: plain(model, windows, precision),
-        "measure": lambda: measure_windows(model, windows, precision=precision),
-        "measure --detail": lambda: measure_windows(
-            model, windows, precision=precision, activity=activity_meters(model, [windows])[0]
-        ),
+        "measure": lambda: measured(model, windows, precision, detail=False),
+        "measure --detail": lambda: measured(model, windows, precision, detail=True),
     }
-    few = Windows(windows.name, windows.source, windows.ids_WS[:2])
-    plain(model, few, precision)  # warms up
+    for way in ways.values():
+        way()  # warms up: kernels are compiled, memory is taken
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, way in ways.items():

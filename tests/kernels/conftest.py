@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-TRITON_MODULES = ["projection", "sparse_up", "gate_up", "sparse_down", "reglu"]
+TRITON_MODULES = ["projection", "sparse_up", "gate_up", "sparse_down", "reglu", "activity"]
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def launches(monkeypatch, tmp_path) -> list:
     """Instead of running a kernel, note (kernel, arguments, blocks)."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     noted = []
-    for name in ("sparse_up", "gate_up", "sparse_down", "reglu"):
+    for name in ("sparse_up", "gate_up", "sparse_down", "reglu", "activity"):
         module = importlib.import_module(f"prosparse.kernels.triton.{name}")
         record = lambda kernel, _grid, *arguments, **blocks: noted.append(  # noqa: E731
             (kernel, arguments, blocks)
@@ -86,8 +86,8 @@ def compiled(launch, capability) -> str:
     made = triton.compile(source(kernel, arguments, blocks), target=target, options=options)
     assert made.asm["cubin"]
     ptx = made.asm["ptx"]
-    # float32 stays float32, and no order of sums is left to chance.
-    assert not re.search(r"tf32|mma|\b(atom|red)\.", ptx)
+    # float32 stays float32, and no order of sums is left to chance but that of integers.
+    assert not re.search(r"tf32|mma|\b(atom|red)\.[\w.:]*\.(f16|bf16|f32|f64)", ptx)
     return ptx
 
 
@@ -135,3 +135,26 @@ def test_training_kernels_compile(threshold, T, F, dtype, is_masked, capability,
             assert wide
             assert len(wide) % num_loads == 0
     compiled(closing, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        pytest.param((16, 1024, 1536), torch.bfloat16, id="bf16"),
+        pytest.param((1, 1024, 11008), torch.float16, id="fp16-one-window"),
+        pytest.param((2, 33, 51), torch.float32, id="fp32-odd"),
+    ],
+)
+def test_counting_kernels_compile(shape, dtype, capability, launches):
+    x1 = empty(*shape, dtype=dtype)
+    operators.count_active(x1.flatten(0, 1))
+    operators.count_activity(x1)
+    operators.sample_activity(x1, empty(32, dtype=torch.int64))
+    rows, activity, sample = launches
+    for launch in (rows, activity):
+        ptx = compiled(launch, capability)
+        # 16 bytes at once, and nothing waits for what an addition would return
+        assert shape[-1] % 16 or re.search(r"ld\.global[.\w:]*\.v4\.b32", ptx)
+        assert not re.search(r"\batom\.global", ptx)
+    compiled(sample, capability)

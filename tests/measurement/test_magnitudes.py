@@ -8,13 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prosparse.kernels.activity import sample_activity
 from prosparse.measurement.magnitudes import Magnitudes
 
 
 def histogram(*values: torch.Tensor):
     magnitudes = Magnitudes(1, torch.device("cpu"))
     for value in values:
-        magnitudes.observe(0, value)
+        sample = sample_activity(value.reshape(1, 1, -1), torch.zeros(1, dtype=torch.int64))
+        magnitudes.observe(sample.by_exponent[None])
     return magnitudes.histogram()
 
 

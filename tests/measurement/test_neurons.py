@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 def counted(*batches) -> NeuronCounts:
     counts = NeuronCounts(1, batches[0].shape[-1], CPU)
     for mask in batches:
-        counts.observe(0, mask)
+        num_tokens = mask.shape[0] * mask.shape[1]
+        counts.observe(mask.sum((0, 1), dtype=torch.int32)[None], num_tokens)
     return counts
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from prosparse.kernels.activity import count_activity
 from prosparse.measurement.overlap import NeighborOverlap
 from tests.measurement.activations import masks
 
@@ -14,7 +15,8 @@ from tests.measurement.activations import masks
 def overlap_of(*batches) -> NeighborOverlap:
     overlap = NeighborOverlap(1, torch.device("cpu"))
     for mask in batches:
-        overlap.observe(0, mask, mask.sum(-1, dtype=torch.int32))
+        counts = count_activity(mask)
+        overlap.observe(counts.with_next[None], counts.by_token[None])
     return overlap
 
 

@@ -14,7 +14,7 @@ def counted(mask) -> TokenCounts:
     _, length, d_ff = mask.shape
     counts = TokenCounts(1, d_ff, length, torch.device("cpu"))
     for window in mask.split(1):
-        counts.observe(0, window.sum(-1, dtype=torch.int32))
+        counts.observe(window.sum(-1, dtype=torch.int32)[None])
     return counts
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from prosparse.kernels.activity import SPAN_SIZES, count_activity
 from prosparse.measurement.unions import BatchUnion, SpanUnion
 from prosparse.records.activity import GROUP_SIZES
 from tests.measurement.activations import masks
@@ -15,15 +16,19 @@ CPU = torch.device("cpu")
 def spans(*batches) -> SpanUnion:
     union = SpanUnion(1, batches[0].shape[2], batches[0].shape[1], CPU)
     for mask in batches:
-        union.observe(0, mask)
+        union.observe(count_activity(mask).by_span[None], len(mask))
     return union
 
 
 def batches_of(*batches) -> BatchUnion:
     union = BatchUnion(1, batches[0].shape[2], CPU)
     for mask in batches:
-        union.observe(0, mask)
+        union.observe(mask[None])
     return union
+
+
+def test_the_operator_counts_the_sizes_of_the_record():
+    assert SPAN_SIZES == GROUP_SIZES
 
 
 @given(masks(max_length=70))
@@ -78,7 +83,7 @@ def test_groups_never_span_data_sets():
 def test_a_mask_that_its_owner_reuses_is_not_ours():
     mask = torch.ones(1, 1, 2, dtype=torch.bool)
     union = BatchUnion(1, 2, CPU)
-    union.observe(0, mask)
+    union.observe(mask[None])
     mask.zero_()
-    union.observe(0, mask)
+    union.observe(mask[None])
     assert union.shares() == ((0.5, 1.0),)

@@ -42,7 +42,7 @@ def implementation(device: torch.device) -> ModuleType:
 
 
 def training_backend(device: torch.device) -> Backend:
-    """Return the backend of the training operators: Triton's, or the reference; C++ has none."""
+    """Return the backend of operators for many tokens, to train and to count: Triton or the reference."""
     chosen = choose_backend(device)
     if chosen in ("triton", "reference"):
         return chosen
@@ -50,7 +50,7 @@ def training_backend(device: torch.device) -> Backend:
 
 
 def training_implementation(device: torch.device) -> ModuleType:
-    """Return the module whose functions run the training operators on a device."""
+    """Return the module whose functions run the operators for many tokens on a device."""
     return _module(training_backend(device))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prosparse.kernels.ffn_weights import FFNWeights
+from prosparse.kernels.frequencies import frequencies
 from prosparse.kernels.quantize import dequantize
 
 
@@ -143,6 +144,43 @@ def reglu_backward(
     to_up = grad * gate.float()
     d_gate.copy_(to_gate)
     d_up.copy_(to_up)
+
+
+def count_active(x1_TF: Tensor) -> Tensor:
+    """Return the active neurons of each token, int32 [T]."""
+    return (x1_TF != 0).sum(-1, dtype=torch.int32)  # int32 sums several times faster than int64
+
+
+def count_activity(x1_BSF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return active neurons by token and shared with the next one, tokens by neuron, and spans.
+
+    int32 [B, S], [B, S-1] and [F], and int64 [6]: the neurons in the unions of 1, 2, 4, 8, 16 and 32
+    consecutive tokens, summed over the groups that a window is cut into, its rest left out.
+    """
+    mask_BSF = x1_BSF != 0
+    with_next = (mask_BSF[:, 1:] & mask_BSF[:, :-1]).sum(-1, dtype=torch.int32)
+    by_neuron = mask_BSF.flatten(0, 1).sum(0, dtype=torch.int32)
+    by_token = mask_BSF.sum(-1, dtype=torch.int32)
+    spans, union_BGF = [by_token.sum()], mask_BSF
+    for _ in range(5):  # a union of a group is that of two groups half as large
+        even = union_BGF.shape[1] // 2 * 2
+        union_BGF = union_BGF[:, 0:even:2] | union_BGF[:, 1:even:2]
+        spans.append(union_BGF.sum(-1, dtype=torch.int32).sum())
+    return by_token, with_next, by_neuron, torch.stack(spans)
+
+
+def sample_activity(x1_BSF: Tensor, places_P: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which entries are active at `places_P`, bool [B, P, F], and how many by exponent.
+
+    The latter, int64 [256], is read off the bits of a float32: below 2^-126 it is 0, for infinity
+    and NaN 255.
+    """
+    x1_BPF = x1_BSF[:, places_P]
+    mask_BPF = x1_BPF != 0
+    bits = x1_BPF.float().view(torch.int32)
+    by_exponent = frequencies((bits >> 23) & 0xFF, 256)
+    by_exponent[0] -= (~mask_BPF).sum()
+    return mask_BPF, by_exponent
 
 
 def rounded(threshold: float, dtype: torch.dtype) -> float:

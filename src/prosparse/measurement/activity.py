@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count everything about the active neurons of a data set while the model runs on it.
 
-Each subject has its counter, all fed from one look at x_1. Counts are integers on the model's
+Each subject has its counter, all fed from the same look at x_1. What is seen of the layers waits until
+the pass has reached the last one, and is counted for all at once: on a GPU the counters' many small
+steps would otherwise take longer than those of a small model. Counts are integers on the model's
 device, whose number depends on the model and the window length only.
 """
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prosparse.errors import UserError
+from prosparse.kernels.activity import count_activity, sample_activity
 from prosparse.measurement.magnitudes import Magnitudes
 from prosparse.measurement.neurons import NeuronCounts
 from prosparse.measurement.overlap import NeighborOverlap
@@ -66,6 +69,8 @@ class ActivityMeter:
         self.batches = BatchUnion(num_layers, self.d_ff, device)
         self.overlap = NeighborOverlap(num_layers, device)
         self.magnitudes = Magnitudes(num_layers, device)
+        self._seen: dict[int, tuple[Tensor, ...]] = {}
+        """What this pass has shown so far, by layer."""
 
     @contextmanager
     def watch(self) -> Iterator[ActivityMeter]:
@@ -76,14 +81,34 @@ class ActivityMeter:
     def _observe(self, layer: int, x1: Tensor) -> None:
         # Some families (opt) flatten batch and sequence.
         x1_BSF = x1.detach().reshape(-1, self._context_length, self.d_ff)
-        mask_BSF = x1_BSF != 0
-        count_BS = mask_BSF.sum(-1, dtype=torch.int32)
-        self.neurons.observe(layer, mask_BSF)
-        self.tokens.observe(layer, count_BS)
-        self.spans.observe(layer, mask_BSF)
-        self.overlap.observe(layer, mask_BSF, count_BS)
-        self.batches.observe(layer, mask_BSF[:, self._places_P])
-        self.magnitudes.observe(layer, x1_BSF[:, self._places_P])
+        self._seen[layer] = (*count_activity(x1_BSF), *sample_activity(x1_BSF, self._places_P))
+        if len(self._seen) == len(self._ffns):
+            seen = (self._seen[index] for index in range(len(self._ffns)))
+            self._count(*map(torch.stack, zip(*seen, strict=True)))
+            self._seen.clear()
+
+    def _count(
+        self,
+        by_token_LBS: Tensor,
+        with_next_LBS: Tensor,
+        by_neuron_LF: Tensor,
+        by_span_LK: Tensor,
+        mask_LBPF: Tensor,
+        by_exponent_LE: Tensor,
+    ) -> None:
+        """Count one pass; the arguments are those of `Activity` and `Sample`, of all layers."""
+        num_windows = by_token_LBS.shape[1]
+        self.neurons.observe(by_neuron_LF, num_windows * self._context_length)
+        self.tokens.observe(by_token_LBS)
+        self.spans.observe(by_span_LK, num_windows)
+        self.overlap.observe(with_next_LBS, by_token_LBS)
+        self.batches.observe(mask_LBPF)
+        self.magnitudes.observe(by_exponent_LE)
+
+    def layer_sparsity(self) -> tuple[float, ...]:
+        """Return each layer's share of zeros so far, in [0, 1]: as `SparsityMeter`'s."""
+        num_entries = self.neurons.num_tokens * self.d_ff
+        return tuple(1 - count / num_entries for count in self.neurons.active_LF.sum(1).tolist())
 
     def empty(self) -> ActivityMeter:
         """Return a meter like this one that has counted nothing."""

@@ -215,8 +215,13 @@ def _selective(text: LayerPasses) -> list[int]:
         UserError: Every neuron is dead or fires on every token.
     """
     counts = NeuronCounts(1, text.ffn.d_ff, text.model.device)
+
+    def count(_first: int, _ids: Tensor, x1_BSF: Tensor) -> None:
+        mask_TF = (x1_BSF[:, 1:] != 0).flatten(0, 1)
+        counts.observe(mask_TF.sum(0, dtype=torch.int32)[None], len(mask_TF))
+
     for name in text.sources:
-        text.run(name, lambda _first, _ids, x1_BSF: counts.observe(0, x1_BSF[:, 1:] != 0))
+        text.run(name, count)
     frequency_F = counts.frequency_LF()[0]
     order = frequency_F.argsort(stable=True).tolist()
     found = [neuron for neuron in order if DEAD_BELOW <= frequency_F[neuron].item() < 1]

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prosparse.data.windows import each_window
+from prosparse.measurement.perplexity import windows_in_pass
 from prosparse.model.device import autocast
 from prosparse.model.tap import tap
 
@@ -51,8 +52,7 @@ class LayerPasses:
         Raises:
             UserError: The data set cannot be read or does not fill one window.
         """
-        device = self.model.device
-        batch_size = max(1, (16384 if device.type == "cuda" else 2048) // self.context_length)
+        batch_size = windows_in_pass(self.model, self.context_length)
         windows = each_window(
             self.sources[name], name, self.tokenizer, self.context_length, self.num_tokens
         )

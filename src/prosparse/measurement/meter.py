@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from prosparse.kernels.activity import count_active
 from prosparse.model.tap import tap
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class SparsityMeter:
         # Counts stay on the device, so that watching never makes a GPU wait for the host.
         self._active_L = torch.zeros(len(ffns), dtype=torch.int64, device=device)
         self._num_entries_L = [0] * len(ffns)
+        self._seen: dict[int, Tensor] = {}
+        """Of this pass so far, by layer: the active neurons of each token."""
 
     @contextmanager
     def watch(self) -> Iterator[SparsityMeter]:
@@ -37,10 +40,15 @@ class SparsityMeter:
         with tap(self._ffns, self._observe):
             yield self
 
-    def _observe(self, layer: int, x1_TF: Tensor) -> None:
-        # By rows first: a third of the time of torch.count_nonzero.
-        self._active_L[layer] += (x1_TF != 0).sum(-1, dtype=torch.int32).sum()
-        self._num_entries_L[layer] += x1_TF.numel()
+    def _observe(self, layer: int, x1: Tensor) -> None:
+        # Layers are summed together once a pass is through: a small model's pass takes as long as it
+        # takes to launch its kernels, and each one more shows.
+        self._seen[layer] = count_active(x1.detach().reshape(-1, x1.shape[-1]))
+        self._num_entries_L[layer] += x1.numel()
+        if len(self._seen) == len(self._ffns):
+            counts_LT = torch.stack([self._seen[index] for index in range(len(self._ffns))])
+            self._active_L += counts_LT.sum(1)
+            self._seen.clear()
 
     def layer_sparsity(self) -> tuple[float, ...]:
         """Return each layer's share of zeros so far, in [0, 1]; NaN where no token has passed."""

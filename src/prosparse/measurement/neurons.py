@@ -25,12 +25,10 @@ class NeuronCounts:
         self.active_LF = torch.zeros(num_layers, d_ff, dtype=torch.int64, device=device)
         self.num_tokens = 0
 
-    def observe(self, layer: int, mask_BSF: Tensor) -> None:
-        """Count one layer's active neurons."""
-        # int32 holds the tokens of one batch, and sums several times faster than int64.
-        self.active_LF[layer] += mask_BSF.flatten(0, 1).sum(0, dtype=torch.int32)
-        if layer == 0:
-            self.num_tokens += mask_BSF.shape[0] * mask_BSF.shape[1]
+    def observe(self, active_LF: Tensor, num_tokens: int) -> None:
+        """Count the tokens, of `num_tokens` more, on which each neuron was active."""
+        self.active_LF += active_LF
+        self.num_tokens += num_tokens
 
     def add(self, other: NeuronCounts) -> None:
         """Count what another data set's counter has counted."""

@@ -18,12 +18,16 @@ class NeighborOverlap:
         self.jaccard_L = torch.zeros(num_layers, dtype=torch.float64, device=device)
         self.num_pairs_L = torch.zeros(num_layers, dtype=torch.int64, device=device)
 
-    def observe(self, layer: int, mask_BSF: Tensor, count_BS: Tensor) -> None:
-        """Compare one layer's neighbors."""
-        both = (mask_BSF[:, 1:] & mask_BSF[:, :-1]).sum(-1, dtype=torch.int32)
-        either = count_BS[:, 1:] + count_BS[:, :-1] - both
-        self.jaccard_L[layer] += (both.double() / either.clamp(min=1)).sum()
-        self.num_pairs_L[layer] += torch.count_nonzero(either)
+    def observe(self, with_next_LBS: Tensor, count_LBS: Tensor) -> None:
+        """Compare the neighbors of some windows.
+
+        Args:
+            with_next_LBS: Neurons active for a token and its next one, integer [L, B, S - 1].
+            count_LBS: Neurons active for a token, integer [L, B, S].
+        """
+        either = count_LBS[..., 1:] + count_LBS[..., :-1] - with_next_LBS
+        self.jaccard_L += (with_next_LBS.double() / either.clamp(min=1)).sum((1, 2))
+        self.num_pairs_L += (either != 0).sum((1, 2))
 
     def add(self, other: NeighborOverlap) -> None:
         """Count what another data set's counter has counted."""

@@ -8,7 +8,6 @@ mean losses, and its standard error is their standard deviation over the root of
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -108,26 +107,36 @@ def measure_windows(
             see `far_apart`; their losses come back in their own.
     """
     device = model.device
-    meter = SparsityMeter(ffns(model), device)
+    meter = SparsityMeter(ffns(model), device) if activity is None else activity
     num_windows, length = windows.ids_WS.shape
-    batch_size = max(1, (16384 if device.type == "cuda" else 2048) // length)
     was_training = model.training
     model.eval()
     order_W = torch.arange(num_windows) if activity is None else far_apart(num_windows)
     loss_W = torch.empty(num_windows, dtype=torch.float64)
-    watch = contextlib.nullcontext() if activity is None else activity.watch()
     bar = tqdm(
         total=num_windows * length, unit="tok", desc=progress, disable=progress is None, leave=False
     )
     try:
-        with meter.watch(), watch, autocast(precision, device), bar:
-            for rows_B in order_W.split(batch_size):
+        with meter.watch(), autocast(precision, device), bar:
+            for rows_B in order_W.split(windows_in_pass(model, length)):
                 batch_BS = windows.ids_WS[rows_B].to(device)
                 loss_W[rows_B] = window_losses(model, batch_BS).cpu()
                 bar.update(batch_BS.numel())
     finally:
         model.train(was_training)
     return WindowMeasure(windows, loss_W, meter.layer_sparsity())
+
+
+def windows_in_pass(model: PreTrainedModel, length: int) -> int:
+    """Return how many windows of `length` tokens run at once.
+
+    On a GPU as many as 32,768 tokens have, unless their logits would be over 2^31 numbers (4 GiB in
+    bfloat16); on a CPU 2,048 tokens.
+    """
+    num_tokens = 2048
+    if model.device.type == "cuda":
+        num_tokens = min(32768, 2**31 // model.config.get_text_config().vocab_size)
+    return max(1, num_tokens // length)
 
 
 def far_apart(num_windows: int) -> Tensor:

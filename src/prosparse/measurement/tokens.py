@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prosparse.measurement.magnitudes import frequencies
+from prosparse.kernels.frequencies import frequencies
 from prosparse.records.activity import TOKEN_BINS
 
 
@@ -30,14 +30,16 @@ class TokenCounts:
         self.tokens_LC = torch.zeros(num_layers, TOKEN_BINS, dtype=torch.int64, device=device)
         self.num_windows = 0
 
-    def observe(self, layer: int, count_BS: Tensor) -> None:
-        """Count one layer's numbers of active neurons."""
-        self.active_LS[layer] += count_BS.sum(0)
+    def observe(self, count_LBS: Tensor) -> None:
+        """Count the numbers of active neurons of some windows."""
+        self.active_LS += count_LBS.sum(1)
         # A token with all neurons active belongs to the last bin.
-        bins_T = (count_BS.flatten().long() * TOKEN_BINS // self.d_ff).clamp_(max=TOKEN_BINS - 1)
-        self.tokens_LC[layer] += frequencies(bins_T, TOKEN_BINS)
-        if layer == 0:
-            self.num_windows += count_BS.shape[0]
+        bins_LT = (count_LBS.flatten(1).long() * TOKEN_BINS // self.d_ff).clamp_(max=TOKEN_BINS - 1)
+        # All layers at once, each with bins of its own.
+        num_layers = len(bins_LT)
+        bins_LT += TOKEN_BINS * torch.arange(num_layers, device=bins_LT.device)[:, None]
+        self.tokens_LC += frequencies(bins_LT, num_layers * TOKEN_BINS).view(-1, TOKEN_BINS)
+        self.num_windows += count_LBS.shape[1]
 
     def add(self, other: TokenCounts) -> None:
         """Count what another data set's counter has counted."""

@@ -24,17 +24,14 @@ class SpanUnion:
         self.sizes = tuple(size for size in GROUP_SIZES if size <= context_length)
         shape = (num_layers, len(self.sizes))
         self.active_LK = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.context_length = context_length
         self.num_groups_K = [0] * len(self.sizes)
 
-    def observe(self, layer: int, mask_BSF: Tensor) -> None:
-        """Count the unions of one layer."""
-        for index in range(len(self.sizes)):
-            if index:
-                even = mask_BSF.shape[1] // 2 * 2
-                mask_BSF = mask_BSF[:, 0:even:2] | mask_BSF[:, 1:even:2]
-            self.active_LK[layer, index] += mask_BSF.sum(-1, dtype=torch.int32).sum()
-            if layer == 0:
-                self.num_groups_K[index] += mask_BSF.shape[0] * mask_BSF.shape[1]
+    def observe(self, active_LK: Tensor, num_windows: int) -> None:
+        """Count the unions of `num_windows` more windows, of all `GROUP_SIZES`."""
+        self.active_LK += active_LK[:, : len(self.sizes)]
+        more_K = [num_windows * (self.context_length // size) for size in self.sizes]
+        self.num_groups_K = _sum(self.num_groups_K, more_K)
 
     def add(self, other: SpanUnion) -> None:
         """Count what another data set's counter has counted."""
@@ -59,26 +56,25 @@ class BatchUnion:
         shape = (num_layers, len(GROUP_SIZES))
         self.active_LK = torch.zeros(shape, dtype=torch.int64, device=device)
         self.num_groups_K = [0] * len(GROUP_SIZES)
-        self._waiting: dict[tuple[int, int], Tensor] = {}
-        """Unions [P, F] that wait for another of their size, by layer and index of the size."""
+        self._waiting: dict[int, Tensor] = {}
+        """Unions [L, P, F] that wait for another of their size, by index of the size."""
 
-    def observe(self, layer: int, mask_BPF: Tensor) -> None:
-        """Count the unions that this batch completes in one layer."""
+    def observe(self, mask_LBPF: Tensor) -> None:
+        """Count the unions that this batch completes."""
         for index in range(len(GROUP_SIZES)):
-            self.active_LK[layer, index] += mask_BPF.sum(-1, dtype=torch.int32).sum()
-            if layer == 0:
-                self.num_groups_K[index] += mask_BPF.shape[0] * mask_BPF.shape[1]
+            self.active_LK[:, index] += mask_LBPF.sum(-1, dtype=torch.int32).sum((1, 2))
+            self.num_groups_K[index] += mask_LBPF.shape[1] * mask_LBPF.shape[2]
             if index + 1 == len(GROUP_SIZES):
                 return
-            waiting = self._waiting.pop((layer, index), None)
+            waiting = self._waiting.pop(index, None)
             if waiting is not None:
-                mask_BPF = torch.cat([waiting[None], mask_BPF])
-            if len(mask_BPF) % 2:
-                self._waiting[layer, index] = mask_BPF[-1].clone()
-                mask_BPF = mask_BPF[:-1]
-            if not len(mask_BPF):
+                mask_LBPF = torch.cat([waiting[:, None], mask_LBPF], dim=1)
+            if mask_LBPF.shape[1] % 2:
+                self._waiting[index] = mask_LBPF[:, -1].clone()
+                mask_LBPF = mask_LBPF[:, :-1]
+            if not mask_LBPF.shape[1]:
                 return
-            mask_BPF = mask_BPF[0::2] | mask_BPF[1::2]
+            mask_LBPF = mask_LBPF[:, 0::2] | mask_LBPF[:, 1::2]
 
     def add(self, other: BatchUnion) -> None:
         """Count what another data set's counter has counted; groups never span data sets."""

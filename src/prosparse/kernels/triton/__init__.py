@@ -11,10 +11,21 @@ float32 workspace and are added in a fixed order, so two runs are equal to the l
 Values are held in float32, rounded to the dtype of the activations where the reference rounds.
 """
 
+from prosparse.kernels.triton.activity import count_active, count_activity, sample_activity
 from prosparse.kernels.triton.gate_up import gate_up
 from prosparse.kernels.triton.reglu import reglu, reglu_backward
 from prosparse.kernels.triton.sparse_down import sparse_down
 from prosparse.kernels.triton.sparse_ffn import sparse_ffn
 from prosparse.kernels.triton.sparse_up import sparse_up
 
-__all__ = ["gate_up", "reglu", "reglu_backward", "sparse_down", "sparse_ffn", "sparse_up"]
+__all__ = [
+    "count_active",
+    "count_activity",
+    "gate_up",
+    "reglu",
+    "reglu_backward",
+    "sample_activity",
+    "sparse_down",
+    "sparse_ffn",
+    "sparse_up",
+]
