@@ -15,7 +15,13 @@ from prosparse.records.files import read_record
 from tests.measurement.activations import intermediates
 
 CPU = torch.device("cpu")
-SHORT = {"tokens": 512, "context_length": 32, "precision": "float32", "progress": False}
+SHORT = {
+    "tokens": 512,
+    "context_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+    "progress": False,
+}
 
 
 @pytest.fixture

@@ -15,7 +15,13 @@ from prosparse.measurement.inspection import pieces
 from prosparse.records.files import read_record
 
 LENGTH, TOKENS = 32, 640
-SHORT = {"tokens": TOKENS, "context_length": LENGTH, "precision": "float32", "progress": False}
+SHORT = {
+    "tokens": TOKENS,
+    "context_length": LENGTH,
+    "precision": "float32",
+    "device": "cpu",
+    "progress": False,
+}
 
 
 def kept(checkpoint, path, layer):

@@ -17,7 +17,13 @@ from prosparse.measurement.run import read_windows
 from prosparse.records.files import read_record
 from tests.measurement.activations import intermediates
 
-SHORT = {"tokens": 256, "context_length": 32, "precision": "float32", "progress": False}
+SHORT = {
+    "tokens": 256,
+    "context_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+    "progress": False,
+}
 SETTINGS = [
     {"metric": "fat", "epsilon": 0.05},
     {"metric": "topk", "k": 0.5},

@@ -14,7 +14,13 @@ from prosparse.measurement.run import read_windows
 from prosparse.records.files import read_record
 from prosparse.records.sparsity import Activation, DataMeasure, pool_layer_sparsity
 
-SHORT = {"tokens": 256, "context_length": 32, "precision": "float32", "progress": False}
+SHORT = {
+    "tokens": 256,
+    "context_length": 32,
+    "precision": "float32",
+    "device": "cpu",
+    "progress": False,
+}
 
 
 def test_the_record_of_two_data_sets(relu_checkpoint, texts, tmp_path):

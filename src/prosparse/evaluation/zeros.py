@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prosparse.kernels.activity import count_active
 from prosparse.model.ffn import ffns
 from prosparse.model.tap import tap
 
@@ -68,7 +69,7 @@ class ZeroMeter:
 
     def _observe(self, layer: int, x1: Tensor) -> None:
         assert self._real_T is not None
-        active_T = torch.count_nonzero(x1.reshape(-1, x1.shape[-1]), dim=-1)
+        active_T = count_active(x1.reshape(-1, x1.shape[-1]))
         self._active_L[layer] += (active_T * self._real_T).sum()
 
 
