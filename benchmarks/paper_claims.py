@@ -4,7 +4,7 @@
 python benchmarks/paper_claims.py FOLDER
 
 FOLDER holds one folder for each run of recipes/frontier, as `sparsify` and `train` wrote them, and of the two of SEEDED
-one for each further seed, NAME-seed-N. Prints the table of docs/frontier.md.
+one for each further seed, NAME-seed-N, where there are any. Prints the table of docs/frontier.md.
 """
 
 from __future__ import annotations
@@ -99,8 +99,12 @@ def progressive_beats_fixed(folder: Path) -> Verdict:
 
 
 def seeds(folder: Path) -> list[int]:
-    """Return the seeds besides 0 that the runs of SEEDED were repeated with."""
-    return sorted(int(path.name.rpartition("-")[2]) for path in folder.glob(f"{SEEDED[0]}-seed-*"))
+    """Return the seeds besides 0 that both runs of SEEDED were repeated with."""
+    first, second = (
+        {int(path.name.rpartition("-")[2]) for path in folder.glob(f"{name}-seed-*")}
+        for name in SEEDED
+    )
+    return sorted(first & second)
 
 
 def at_end(folder: Path, names: Sequence[str]) -> dict[str, FrontierPoint]:

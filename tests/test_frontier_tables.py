@@ -2,15 +2,23 @@
 """The tables of docs/frontier.md are those of the runs. To make them, print `runs()` and `claims()`."""
 
 import importlib
+import json
+import math
 from pathlib import Path
+from statistics import fmean
 
+from prosparse.records.codec import decode
 from prosparse.records.files import read_record
+from prosparse.records.run import Milestone
 from prosparse.reporting.frontier_sections import frontier_grid
 from prosparse.reporting.grids import Grid
+from prosparse.reporting.numerals import percent
 from prosparse.reporting.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/frontier.md").read_text("utf-8")
+LONG = ROOT / "benchmarks/results/relufication_plus_long_unfinished_h100_2026-11-26"
+LONG_STEPS = (1536, 2304, 3072, 3840, 4608)
 FOLDER = ROOT / "benchmarks/results/relufication_frontier_h100_2026-11-26"
 
 
@@ -27,6 +35,24 @@ def runs():
 
 def claims():
     return importlib.import_module("paper_claims").table(FOLDER)
+
+
+def longer():
+    """The unfinished long run on its way: held-out text, over the control's end."""
+    control = {m.data: m.loss for m in read_record(FOLDER / "dense").milestones[-1].data}
+    rows = []
+    for line in (LONG / "milestones.jsonl").read_text("utf-8").splitlines():
+        found = decode(Milestone, json.loads(line), "milestones.jsonl")
+        if found.step in LONG_STEPS:
+            over = math.exp(fmean(m.loss - control[m.data] for m in found.data))
+            tokens = f"{found.tokens_seen / 1e6:.0f}M"
+            rows.append((tokens, percent(found.sparsity), f"{over:.3f}x"))
+    header = ("tokens", "sparsity", "over the control")
+    return markdown_table(Grid(header, tuple(rows)))
+
+
+def test_the_longer_run_is_as_it_was_logged():
+    assert longer() in PAGE
 
 
 def test_the_runs_are_those_of_the_records():
