@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Active entries of x_1, counted while it is read once.
 
-All sums are of integers, so atomic additions in any order give the same counts. Bound by memory: one
+All sums are of integers, so additions in any order give the same counts. Bound by memory: one
 pass over x_1; the rows of next tokens come from the cache.
 """
 
@@ -40,15 +40,16 @@ def count_activity(x1_BSF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (B, S, F), device = x1_BSF.shape, x1_BSF.device
     by_token = torch.empty((B, S), dtype=torch.int32, device=device)
     with_next = torch.empty((B, S - 1), dtype=torch.int32, device=device)
-    by_neuron = torch.zeros(F, dtype=torch.int32, device=device)
+    # By group: atomic additions of all groups to the same F places would take longer than the rest.
+    by_group = torch.empty((B * num_blocks(S, GROUP), F), dtype=torch.uint8, device=device)
     by_span = torch.zeros(SPANS, dtype=torch.int64, device=device)
     launch(
         count_activity_kernel,
-        (B * num_blocks(S, GROUP),),
+        (len(by_group),),
         x1_BSF,
         by_token,
         with_next,
-        by_neuron,
+        by_group,
         by_span,
         S,
         F,
@@ -57,7 +58,7 @@ def count_activity(x1_BSF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         BLOCK_F=64,
         num_warps=4,
     )
-    return by_token, with_next, by_neuron, by_span
+    return by_token, with_next, by_group.sum(0, dtype=torch.int32), by_span
 
 
 def sample_activity(x1_BSF: Tensor, places_P: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +111,7 @@ def count_activity_kernel(
     x1_ptr,
     by_token_ptr,
     with_next_ptr,
-    by_neuron_ptr,
+    by_group_ptr,
     by_span_ptr,
     S,
     F: tl.constexpr,
@@ -143,7 +144,10 @@ def count_activity_kernel(
         by_token += active.to(tl.int32)
         with_next += (active & is_active(next_x1)).to(tl.int32)
         union = tl.sum(active.to(tl.uint32) << places[:, None].to(tl.uint32), axis=0)
-        tl.atomic_add(by_neuron_ptr + neurons, popcount(union), mask=neurons < F, sem="relaxed")
+        counts = popcount(union).to(tl.uint8)
+        tl.store(
+            by_group_ptr + tl.program_id(0).to(tl.int64) * F + neurons, counts, mask=neurons < F
+        )
         for span in tl.static_range(SPANS):
             if span != 0:
                 union = union | (union >> (1 << (span - 1)))
