@@ -95,6 +95,14 @@ def test_layer_chart_of_a_single_line():
     assert "all data (mean 60.0 %)" in texts
 
 
+@pytest.mark.parametrize(("share", "start"), [(1e-8, "0.0"), (1 - 1e-8, "99.0")])
+def test_layers_that_hardly_differ_are_no_curve(share, start):
+    texts = _texts(plots.layer_sparsity([share, share / 2 if share < 0.5 else 1.0], labels=("x",)))
+
+    assert start in texts
+    assert not any("e\N{MINUS SIGN}" in text for text in texts)
+
+
 def test_tradeoff_names_every_threshold_and_the_budget(threshold_record):
     texts = _texts(plots.threshold_tradeoff(threshold_record))
 

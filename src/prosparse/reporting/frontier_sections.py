@@ -120,7 +120,7 @@ def _draw_run(axes: Any, points: list[FrontierPoint], color: str) -> None:
         filled = color if point.is_chosen else "white"
         size = 7 if point.label == "trained" or point.is_chosen else 4
         axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=size, zorder=3)
-        if point.label == "trained":
+        if point.label == "trained" and point.run != family(point.run):  # the legend has the others
             axes.annotate(point.run, at, xytext=(6, -11), textcoords="offset points", color=color)
     places = [(100 * p.sparsity, p.ratio) for p in points]
     if len(places) > 1:

@@ -106,6 +106,10 @@ def layer_sparsity(
         axes.grid(axis="y")
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.02)
+        low, high = axes.get_ylim()
+        if high - low < 1:  # a dense model's few zeros by rounding are no curve
+            start = min(max(0, (low + high) / 2 - 0.5), 99)
+            axes.set_ylim(start, start + 1)
         axes.legend(loc="lower right")
     return plot.svg
 
