@@ -79,9 +79,7 @@ def test_the_config(relufied, checkpoint):
     expected = {**before, "hidden_act": activation.name}
     if activation.param is not None:
         expected["hidden_act_param"] = activation.param
-        expected["auto_map"] = {
-            "AutoModelForCausalLM": "modeling_prosparse.ProSparseLlamaForCausalLM"
-        }
+        expected["auto_map"] = {"AutoModelForCausalLM": "modeling_prosparse.LlamaForCausalLM"}
     assert after == expected
 
 

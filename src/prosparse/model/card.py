@@ -74,6 +74,9 @@ CUTS_INPUTS = """\
 import prosparse
 model = prosparse.load("{folder}")
 ```
+
+Without prosparse, `AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)` runs the
+code beside it, `modeling_prosparse.py`, which cuts them too.
 """
 
 CARD = """\

@@ -180,6 +180,8 @@ def restore_activation(model: PreTrainedModel) -> None:
     from prosparse.model.standalone import is_standalone
 
     name = getattr(model.config.get_text_config(), OWN_KEY, None)
+    if is_standalone(model):
+        name = activation_of(model).name
     if name not in SPARSE_ACTIVATIONS:
         return
     if is_standalone(model) and name == "drelu":

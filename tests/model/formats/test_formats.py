@@ -134,6 +134,15 @@ REFUSED = {
     "cats of other depth": ({**CATS, "thresholds": [0.1]}, "it lists 1 thresholds for 2 layers"),
     "cats with a predictor": ({**CATS, "use_sparse_predictor": True}, "what a predictor says"),
     "no number": ({**SPELLED, "hidden_act": "fatrelu_low"}, "'fatrelu_low' is no number >= 0"),
+    "a number that ReLU takes none of": (
+        {**RELU_LLAMA, "hidden_act_param": 0.01},
+        "nearly in the format of SparseLLM's ProSparse-LLaMA2 (model_type 'sparsellama'), but its "
+        "activation is relu, which would not heed its hidden_act_param of 0.01",
+    ),
+    "the same where the format is known": (
+        {**PROSPARSE_LLAMA2, "hidden_act": "relu"},
+        "its activation is relu, which would not heed its hidden_act_param of 0.01",
+    ),
     "two numbers": (
         {**SPELLED, "hidden_act_param": 0.1},
         "fatrelu_0.2 and its hidden_act_param is 0.1",
