@@ -61,6 +61,7 @@ def _teach(modeling_utils: ModuleType) -> None:
     from prosparse.model.activation import SPARSE_ACTIVATIONS
     from prosparse.model.drelu import fit_model
     from prosparse.model.input_thresholds import cut_inputs
+    from prosparse.model.standalone import forget_code
 
     quantized_format.register()
     for name in SPARSE_ACTIVATIONS.keys() - {"relu"}:
@@ -78,6 +79,7 @@ def _teach(modeling_utils: ModuleType) -> None:
         _fill_in(self)
         fit_model(self)
         cut_inputs(self)
+        forget_code(self)
 
     post_init_and_fill_in.fills_in_activations = True  # type: ignore[attr-defined]
     base.post_init = post_init_and_fill_in

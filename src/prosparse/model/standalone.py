@@ -190,6 +190,17 @@ def is_standalone(model: PreTrainedModel) -> bool:
     return any(cls.__module__.endswith(MODULE) for cls in type(model).__mro__)
 
 
+def forget_code(model: PreTrainedModel) -> None:
+    """Take our code's name off the config of a model that the stock class was built from.
+
+    transformers' own `save_pretrained` and `push_to_hub` would write the name, but not the file.
+    """
+    auto_map = getattr(model.config, "auto_map", None) or {}
+    ours = [value for value in auto_map.values() if f"{MODULE}." in value]
+    if ours and len(ours) == len(auto_map) and not is_standalone(model):
+        del model.config.auto_map
+
+
 def _stock_class(model: PreTrainedModel) -> str | None:
     """Return the class of transformers that a model is of, or None where others wrote it."""
     # FSDP makes a class of its own, too.
