@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/which.md: its numbers are those of records, and each of its commands runs as it stands there."""
+"""docs/which.md: its numbers are those of records, and its commands run as they stand there.
+
+The command line knows the commands of the other pages, too.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,19 @@ from tests.conftest import byte_tokenizer, tiny_llama, write_documents
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/which.md").read_text("utf-8")
 RESULTS = ROOT / "benchmarks/results"
-BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE, flags=re.M | re.S)
-LINES = [line.partition(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]
-COMMANDS = [line for line in LINES if line] + re.findall(r"`(prosparse [^`]+ --[^`]+)`", PAGE)
+
+
+def in_blocks(text: str) -> list[str]:
+    """Return the commands of ours that stand alone in blocks; those with `[--options]` are no commands."""
+    blocks = re.findall(r"^```console\n(.*?)^```", text, flags=re.M | re.S)
+    joined = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = [line.partition(" #")[0].strip() for line in joined]
+    return [s for s in lines if s.startswith("prosparse ") and not re.search(r"[\[|]|\.\.\.", s)]
+
+
+COMMANDS = in_blocks(PAGE) + re.findall(r"`(prosparse [^`]+ --[^`]+)`", PAGE)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+ELSEWHERE = {command for page in PAGES for command in in_blocks(page.read_text("utf-8"))}
 HEADER = ("model", "weights", "machine", "zeros", "dense, tokens/s", "sparse, tokens/s", "gain")
 # What makes a run short; nothing that the page is about.
 SHORT = "--tokens 512 --context-length 64"
@@ -97,9 +110,9 @@ def verb_of(words: list[str]) -> str:
     return " ".join(words[1:3]) if is_group else words[1]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *ELSEWHERE}))
 def test_the_command_line_knows_it(command):
-    """Verb, options and their number: what `prosparse push` must do with, for it needs a hub."""
+    """Verb, options and their number, of the commands of all pages."""
     words = shlex.split(command)
     parser = typer.main.get_command(app)
     verb = verb_of(words)
