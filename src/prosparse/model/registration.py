@@ -6,7 +6,8 @@ After `import prosparse`, a checkpoint with `hidden_act: fatrelu` loads through 
 done the moment transformers' model code is imported: the names go into its activation table, the
 format among its quantizers, and every model, once built, hands its `hidden_act_param` to its
 activation modules and gets what no activation module can do alone (dReLU, thresholds on the FFN's
-inputs). Waiting for that import keeps `import prosparse` itself almost free.
+inputs). Its config also loses the name of our code, which transformers would save without the file.
+Waiting for that import keeps `import prosparse` itself almost free.
 """
 
 from __future__ import annotations
