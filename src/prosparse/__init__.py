@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prosparse.measurement.inspection import inspect
     from prosparse.measurement.run import measure
     from prosparse.model.checkpoint import load, load_tokenizer
+    from prosparse.model.hub import push
     from prosparse.model.relufy import relufy
     from prosparse.pipeline.run import sparsify
     from prosparse.predictors.evaluation import evaluate_predictors
@@ -60,6 +61,7 @@ _VERBS = {
     "load_tokenizer": "prosparse.model.checkpoint",
     "measure": "prosparse.measurement.run",
     "plan": "prosparse.laws.lambda_law",
+    "push": "prosparse.model.hub",
     "quantize": "prosparse.quantization.run",
     "quantize_in_place": "prosparse.quantization.in_place",
     "relufy": "prosparse.model.relufy",
@@ -89,6 +91,7 @@ __all__ = [
     "load_tokenizer",
     "measure",
     "plan",
+    "push",
     "quantize",
     "quantize_in_place",
     "relufy",

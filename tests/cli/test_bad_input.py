@@ -2,6 +2,7 @@
 """Every mistake is one sentence on stderr and exit code 2, and leaves nothing behind."""
 
 import errno
+import sys
 
 import pytest
 from gguf import GGUFWriter
@@ -240,3 +241,48 @@ def test_full_disk(prosparse, checkpoint, tmp_path, monkeypatch):
     assert result.code == 2
     assert "No space left on device" in result.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def items(tmp_path):
+    pytest.importorskip("lm_eval")
+    from tests.evaluation.conftest import write_items
+
+    return write_items(tmp_path / "items", ["copa.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "nowhere/at/all"}, "No model at nowhere/at/all: the path does not exist."),
+        ({"data_dir": "gone"}, "--data-dir gone is no folder."),
+        ({"tasks": "piqua"}, "There is no task 'piqua'; did you mean 'piqa'?"),
+        ({"tasks": "piqa"}, "There is no piqa.jsonl (plain, .xz, .zst or .gz) in "),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_an_evaluation_that_cannot_begin(
+    prosparse, relu_checkpoint, items, tmp_path, change, words
+):
+    chosen = {"model": relu_checkpoint, "data_dir": items, "tasks": "copa", **change}
+    result = prosparse(
+        *("evaluate", chosen["model"], "--data-dir", chosen["data_dir"]),
+        *("--tasks", chosen["tasks"], "--out", tmp_path / "out"),
+    )
+    assert result.code == 2
+    assert words in result.complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_without_its_extra(prosparse, relu_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    result = prosparse("evaluate", relu_checkpoint)
+    assert result.code == 2
+    assert "Benchmarks need lm-eval" in result.complaint
+    assert "pip install 'prosparse[eval]'" in result.complaint
+
+
+def test_a_push_of_what_is_no_checkpoint(prosparse, tmp_path):
+    result = prosparse("push", tmp_path / "nowhere", "me/model")
+    assert result.code == 2
+    assert "nowhere is no folder" in result.complaint

@@ -79,9 +79,7 @@ def test_the_config(relufied, checkpoint):
     expected = {**before, "hidden_act": activation.name}
     if activation.param is not None:
         expected["hidden_act_param"] = activation.param
-        expected["auto_map"] = {
-            "AutoModelForCausalLM": "modeling_prosparse.ProSparseLlamaForCausalLM"
-        }
+        expected["auto_map"] = {"AutoModelForCausalLM": "modeling_prosparse.LlamaForCausalLM"}
     assert after == expected
 
 
@@ -107,7 +105,8 @@ def test_the_tokenizer_and_the_card_come_along(relufied, checkpoint):
     assert tokenizer.chat_template == ps.load_tokenizer(checkpoint).chat_template
     card = (folder / "README.md").read_text()
     assert f"from `{checkpoint}`" in card
-    assert "changed from silu and nothing has been trained yet" in card
+    assert "1. Its activation was changed from silu; its weights are untouched.\n" in card
+    assert "Nothing has been trained since" in card
     assert f"`hidden_act: {CASES[name][1].name}`" in card
 
 

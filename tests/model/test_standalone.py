@@ -14,10 +14,15 @@ import prosparse as ps
 from prosparse.errors import UserError
 from prosparse.model.activation import FATReLU
 from prosparse.model.checkpoint import save
+from prosparse.model.families import FAMILIES
+from prosparse.model.ffn import ffns
 from prosparse.model.relufy import activation_of, relufy_in_place
 from prosparse.model.standalone import MODULE, is_standalone
 from prosparse.records.sparsity import Activation
 from tests.conftest import byte_tokenizer, tiny_llama
+from tests.model.formats.cases import CASES
+from tests.model.formats.published import tensors
+from tests.model.formats.published import write as published_format
 from tests.model.tiny import tiny_model
 
 IDS = torch.arange(3, 15)[None]
@@ -28,10 +33,14 @@ import sys
 sys.modules["prosparse"] = None
 import torch
 from transformers import AutoModelForCausalLM
+torch.set_num_threads(1)
 granted = {"trust_remote_code": True} if sys.argv[1] == "granted" else {}
-model = AutoModelForCausalLM.from_pretrained(sys.argv[2], **granted)
-with torch.no_grad():
-    torch.save(model(torch.arange(3, 15)[None]).logits, sys.argv[3])
+found = {}
+for folder in sys.argv[3:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, **granted)
+    with torch.no_grad():
+        found[folder] = model(torch.arange(3, 15)[None]).logits
+torch.save(found, sys.argv[2])
 """
 
 
@@ -42,11 +51,11 @@ def write(model, folder, activation=BY_LAYER):
     return folder
 
 
-def in_another_process(folder, result, permission="granted"):
-    command = [sys.executable, "-c", WITHOUT_PROSPARSE, permission, folder, result]
+def in_another_process(result, *folders, permission="granted"):
+    command = [sys.executable, "-c", WITHOUT_PROSPARSE, permission, result, *folders]
     # HF_HOME: where transformers copies code to before it runs it.
     return subprocess.run(
-        command, capture_output=True, text=True, env={"HF_HOME": str(folder / "home")}
+        command, capture_output=True, text=True, env={"HF_HOME": str(result.parent / "home")}
     )
 
 
@@ -55,30 +64,61 @@ def logits(model):
     return model(IDS).logits
 
 
-@pytest.mark.parametrize(
-    ("model_type", "activation"),
-    [
-        ("llama", BY_LAYER),
-        ("llama", Activation("shifted_relu", 0.1)),
-        ("llama", Activation("thresholded_silu", (0.3, 0.05))),
-        ("llama", Activation("drelu")),
-        ("phi3", Activation("drelu")),
-        ("gemma3_text", BY_LAYER),  # another config key
-        ("phi3", BY_LAYER),  # gate and up in one matrix
-        ("opt", BY_LAYER),  # the layer itself is the FFN
-        ("bloom", BY_LAYER),  # no config key: its code hard-codes GELU
-    ],
-)
-def test_the_same_bits_without_prosparse(model_type, activation, tmp_path):
-    model = tiny_model(model_type)
-    dense = logits(model)
-    folder = write(model, tmp_path / "model", activation)
-    done = in_another_process(folder, tmp_path / "logits.pt")
+def assert_same_bits_without_prosparse(models, tmp_path):
+    """Compare the logits of models, by their folders, with those that the code beside them gives."""
+    done = in_another_process(tmp_path / "logits.pt", *models)
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "logits.pt")
-    assert torch.equal(found, logits(ps.load(folder)))
-    assert torch.equal(found, logits(model))
-    assert not torch.allclose(found, dense)
+    different = [
+        folder.name
+        for folder, model in models.items()
+        if not torch.equal(found[str(folder)], logits(model))
+    ]
+    assert different == []
+
+
+def test_every_family_and_activation_gives_the_same_bits_without_prosparse(tmp_path):
+    others = [
+        Activation("shifted_relu", 0.1),
+        Activation("thresholded_silu", (0.3, 0.05)),
+        Activation("drelu"),
+    ]
+    cases = [(family, BY_LAYER) for family in FAMILIES]
+    cases += [("llama", activation) for activation in others]
+    # gate and up in one matrix; no config key, so that stock transformers would run GELU
+    cases += [("phi3", Activation("drelu")), ("bloom", Activation("relu"))]
+    models = {}
+    for family, activation in cases:
+        model = tiny_model(family)
+        dense = logits(model)
+        folder = write(model, tmp_path / f"{family}-{activation.name}", activation)
+        assert torch.equal(logits(ps.load(folder)), logits(model)), family
+        assert not torch.allclose(logits(model), dense), family
+        models[folder] = model
+    assert_same_bits_without_prosparse(models, tmp_path)
+
+
+def test_every_published_format_gives_the_same_bits_without_prosparse(tmp_path):
+    models = {}
+    for name, (config, shapes, _, _) in CASES.items():
+        published = tmp_path / name.translate({ord(c): "_" for c in " <>"})
+        model = ps.load(published_format(published, config, tensors(**shapes)))
+        folder = published.with_name(f"{published.name}-saved")
+        folder.mkdir()
+        save(model, byte_tokenizer(), folder, base=name)
+        models[folder] = model
+    assert_same_bits_without_prosparse(models, tmp_path)
+
+
+def test_thresholds_on_inputs_are_the_same_whether_prosparse_is_there(tmp_path):
+    config, shapes, _, _ = CASES["teal"]
+    folder = published_format(tmp_path / "teal", config, tensors(**shapes))
+    model = ps.load(folder)
+    save(model, byte_tokenizer(), folder, base="teal")
+    again = ps.load(folder, trust_remote_code=True)
+    assert is_standalone(again)
+    assert torch.equal(logits(again), logits(model))
+    assert {len(ffn.down._forward_pre_hooks) for ffn in ffns(again)} == {1}
 
 
 def test_every_layer_has_its_own_threshold(tmp_path):
@@ -90,7 +130,7 @@ def test_every_layer_has_its_own_threshold(tmp_path):
 
 def test_without_permission_it_is_an_error_and_never_another_model(tmp_path):
     folder = write(tiny_llama(), tmp_path / "model")
-    done = in_another_process(folder, tmp_path / "logits.pt", "refused")
+    done = in_another_process(tmp_path / "logits.pt", folder, permission="refused")
     assert done.returncode != 0
     assert "KeyError: 'fatrelu'" in done.stderr
     assert not (tmp_path / "logits.pt").exists()
@@ -112,8 +152,9 @@ def test_stock_transformers_after_import_prosparse(tmp_path):
     assert torch.equal(logits(loaded), logits(model))
 
 
-def test_loaded_by_its_own_code_it_is_still_accelerated_and_saved_whole(tmp_path):
-    model = tiny_llama()
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])  # the latter has another config key
+def test_loaded_by_its_own_code_it_is_still_accelerated_and_saved_whole(family, tmp_path):
+    model = tiny_model(family)
     folder = write(model, tmp_path / "model")
     loaded = ps.load(folder, trust_remote_code=True)
     assert is_standalone(loaded)

@@ -86,7 +86,11 @@ def test_the_model_it_leaves(recipe, texts, tmp_path):
         folder, texts, tokens=128, context_length=32, precision="float32", progress=False
     )
     assert measured.sparsity == pytest.approx(last.sparsity, abs=1e-9)
-    assert f"from `{recipe.model}`" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert f"from `{recipe.model}`" in card
+    assert "\n1. Trained for 384 tokens in 6 steps of 64" in card
+    assert ", on prose (`prose.jsonl`), code (`code.jsonl`)." in card
+    assert "\n2. Shifting the threshold" in card or "\n2. No threshold tried" in card
     assert record.threshold.model == recipe.model
     config = json.loads((folder / "config.json").read_text())
     assert str(tmp_path) not in json.dumps(config)

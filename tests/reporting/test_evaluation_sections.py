@@ -57,6 +57,7 @@ def record(*models: ModelScores, **changes) -> EvaluationRecord:
         "columns": COLUMNS, "missing": (), "averages_what_is_there": False, "differences": (),
         "changed_answers": (), "train_split_in": {"piqa": ("P3", "Flan")}, "seconds": 60.0,
         "provenance": PROVENANCE, "harness": {"lm-eval": "0.4.13"},
+        "items_in": {"copa": ("Flan",)},
     }  # fmt: skip
     return EvaluationRecord(**{**settings, **changes})
 
@@ -97,6 +98,7 @@ def test_the_page_says_it_all(two, tmp_path):
         "| sparse | PIQA | 100 | 3 | 9 | -6.00 | -12.70 to +0.90 |",
         "dense scores 35.00 ± 3.06 on average at 0.0 % sparsity; sparse 33.50 ± 3.06 at 85.0 % sparsity",
         "piqa: its training split, or a part of it, is in P3 and Flan.",
+        "copa: some of the items scored here are in Flan. A model trained on it has seen them.",
         "The quick suite is a small fixed sample",
         "runs/dense, a, dense in float32",
     ):

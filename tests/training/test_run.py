@@ -124,7 +124,9 @@ def test_the_checkpoint_is_a_relu_model_to_stock_transformers(done):
 
 def test_the_model_card_says_how_it_was_made(done):
     card = (done.folder / "README.md").read_text()
-    assert "Trained for 384 tokens in 6 steps of 64, final lambda 1 (c = 0.0208)" in card
+    assert (
+        "Trained for 384 tokens in 6 steps of 64, final lambda 1 (c = 0.0208), on prose (`" in card
+    )
     assert "128 tokens of prose" in card
 
 

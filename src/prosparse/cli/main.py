@@ -32,6 +32,7 @@ from prosparse.cli.generate import generate
 from prosparse.cli.inspect import inspect
 from prosparse.cli.measure import measure
 from prosparse.cli.plan import plan
+from prosparse.cli.push import push
 from prosparse.cli.quantize import quantize
 from prosparse.cli.relufy import relufy
 from prosparse.cli.report import report
@@ -86,7 +87,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect, evaluate):
     app.command()(_spoken(verb))
-for verb in (plan, fit, frontier, export, report, doctor):
+for verb in (plan, fit, frontier, export, push, report, doctor):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

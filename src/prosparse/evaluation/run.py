@@ -144,6 +144,7 @@ def evaluate(
         train_split_in={
             task.name: task.train_split_in for task, _ in loaded if task.train_split_in
         },
+        items_in={task.name: task.items_in for task, _ in loaded if task.items_in},
         seconds=time.monotonic() - started,
         provenance=provenance(where),
         harness={name: metadata.version(name) for name in ("lm-eval", "datasets")},

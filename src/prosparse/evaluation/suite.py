@@ -39,6 +39,8 @@ class SuiteTask:
     """Items in `--suite quick`."""
     train_split_in: tuple[str, ...] = ()
     """Corpora known to hold the training split, or a part of it."""
+    items_in: tuple[str, ...] = ()
+    """Corpora known to hold some of the items themselves."""
 
     @property
     def runs_code(self) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from prosparse.errors import UserError
 from prosparse.exporting.tensors import NamedTensor, TensorType, check_rows
+from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.own_gguf import LAYER_NAMES, NAMES, interleave_halves
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def check_llama(model: PreTrainedModel) -> LlamaConfig:
     odd = {
         "biases": has_bias,
         f"scaled rotary embeddings ('{rope}')": rope != "default",
+        "inputs of projections that are cut (TEAL)": hasattr(config, INPUT_THRESHOLDS),
         f"heads of {head_dim} entries": head_dim * config.num_attention_heads != config.hidden_size,
     }
     found = [name for name, is_there in odd.items() if is_there]

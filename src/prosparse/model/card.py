@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
@@ -74,12 +76,16 @@ CUTS_INPUTS = """\
 import prosparse
 model = prosparse.load("{folder}")
 ```
+
+Without prosparse, `AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)` runs the
+code beside it, `modeling_prosparse.py`, which cuts them too.
 """
 
 CARD = """\
 ---
 library_name: transformers
-tags:
+pipeline_tag: text-generation
+{base_model}tags:
 - prosparse
 - activation-sparsity
 ---
@@ -87,14 +93,32 @@ tags:
 # A sparsely activated {model_type} model
 
 Made by [prosparse](https://arxiv.org/abs/2402.13516) from `{base}`.
-Its FFN activation function is **{activation}**.
+Its FFN activation function is **{activation}**.{caution}
 
 {loading}
-{notes}"""
+## How it was made
+
+{steps}
+"""
+MADE_FROM = re.compile(r"^Made by \[prosparse\]\(\S+\) from `(.+)`\.$", re.MULTILINE)
+STEPS = re.compile(r"^## How it was made\n\n((?:\d+\. .+\n)+)", re.MULTILINE)
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
-    """Return the text of the README.md that goes with a checkpoint."""
+def model_card(
+    model: PreTrainedModel, base: str, notes: Sequence[str], *, caution: str = ""
+) -> str:
+    """Return the text of the README.md that goes with a checkpoint.
+
+    A model that was read from a folder with such a card carries its steps on, so that the card of the
+    last one tells of all: its data and tokens as well as its thresholds.
+
+    Args:
+        model: The model, as it is written.
+        base: What it was made from, where that has no card of ours.
+        notes: Sentences on the last step: what was done, on which data, and what was measured then.
+        caution: A sentence on the model as it is now; the next card does not repeat it.
+    """
     from prosparse.model.ffn import ffns
     from prosparse.model.quantizing import is_quantized
 
@@ -118,13 +142,30 @@ def model_card(model: PreTrainedModel, base: str, notes: Sequence[str]) -> str:
         "shifted_relu": f"shifted ReLU, max(x - {activation.param}, 0) "
         f"(`hidden_act: shifted_relu`, `hidden_act_param: {activation.param}`)",
     }
+    origin, steps = _earlier(Path(model.config.name_or_path)) or (base, [])
+    steps += [" ".join(notes)] if notes else []
+    is_on_the_hub = HUB_ID.fullmatch(origin) and not Path(origin).exists()
     return CARD.format(
+        base_model=f"base_model: {origin}\n" if is_on_the_hub else "",
         model_type=model_type,
-        base=base,
+        base=origin,
         activation=words.get(activation.name, activation.name),
+        caution=f"\n{caution}" if caution else "",
         loading=loading.format(folder=".", model_type=model_type, activation=activation.name),
-        notes="\n".join(notes) + "\n",
+        steps="\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
+        or "It is as it was loaded.",
     )
+
+
+def _earlier(folder: Path) -> tuple[str, list[str]] | None:
+    """Return what the model in a folder was made from, and in which steps, as its card has it."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    origin, listed = MADE_FROM.search(text), STEPS.search(text)
+    if origin is None:
+        return None
+    lines = listed.group(1).splitlines() if listed else []
+    return origin.group(1), [line.split(". ", maxsplit=1)[1] for line in lines]
 
 
 def _with_threshold(words: str, activation: Activation) -> str:

@@ -147,6 +147,7 @@ def save(
     *,
     base: str,
     notes: Sequence[str] = (),
+    caution: str = "",
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint and a model card, which says what it takes to load it.
@@ -155,8 +156,9 @@ def save(
         model: The model; its weights are written in the dtype they have, as safetensors.
         tokenizer: Written beside it.
         folder: An existing folder.
-        base: What the model was made from, for the card.
-        notes: Sentences for the card: how it was made, what was measured.
+        base: What the model was made from, for the card; not needed where that has a card itself.
+        notes: Sentences for the card: what was done, what was measured.
+        caution: A sentence for this card alone.
         weights: Those to write, of a model that has only a part of them; None: its own.
     """
     from prosparse.model.card import model_card
@@ -165,7 +167,8 @@ def save(
     model.save_pretrained(folder, state_dict=weights)
     write_standalone(model, folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(model, base, notes), encoding="utf-8")
+    card = model_card(model, base, notes, caution=caution)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def restore_activation(model: PreTrainedModel) -> None:
@@ -180,6 +183,8 @@ def restore_activation(model: PreTrainedModel) -> None:
     from prosparse.model.standalone import is_standalone
 
     name = getattr(model.config.get_text_config(), OWN_KEY, None)
+    if is_standalone(model):
+        name = activation_of(model).name
     if name not in SPARSE_ACTIVATIONS:
         return
     if is_standalone(model) and name == "drelu":

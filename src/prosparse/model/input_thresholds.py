@@ -60,6 +60,13 @@ def cut_inputs(model: PreTrainedModel) -> None:
                 projection.register_forward_pre_hook(InputThreshold(thresholds[name][layer]))
 
 
+def cut_as_before(before: nn.Module, after: nn.Module) -> None:
+    """Let a module that takes a projection's place cut its input as the projection did."""
+    for hook in before._forward_pre_hooks.values():
+        if isinstance(hook, InputThreshold):
+            after.register_forward_pre_hook(hook)
+
+
 def _owners(model: PreTrainedModel, model_type: str) -> tuple[list[nn.Module], Family]:
     """Return the FFN modules in the order of their layers."""
     family = FAMILIES.get(model_type)

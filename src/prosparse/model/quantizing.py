@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prosparse.errors import UserError
 from prosparse.model.ffn import ffns
+from prosparse.model.input_thresholds import cut_as_before
 from prosparse.model.quantized import (
     GROUP_SIZE,
     QuantizedEmbedding,
@@ -106,6 +107,7 @@ def hold(place: Place, bits: int, group_size: int = GROUP_SIZE) -> None:
         place.put(QuantizedEmbedding(module, bits, group_size))
     else:
         place.put(QuantizedLinear(module, bits, is_down=place.is_down, group_size=group_size))
+        cut_as_before(module, place.module)
 
 
 def hold_all(

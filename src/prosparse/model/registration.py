@@ -6,7 +6,8 @@ After `import prosparse`, a checkpoint with `hidden_act: fatrelu` loads through 
 done the moment transformers' model code is imported: the names go into its activation table, the
 format among its quantizers, and every model, once built, hands its `hidden_act_param` to its
 activation modules and gets what no activation module can do alone (dReLU, thresholds on the FFN's
-inputs). Waiting for that import keeps `import prosparse` itself almost free.
+inputs). Its config also loses the name of our code, which transformers would save without the file.
+Waiting for that import keeps `import prosparse` itself almost free.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def _teach(modeling_utils: ModuleType) -> None:
     from prosparse.model.activation import SPARSE_ACTIVATIONS
     from prosparse.model.drelu import fit_model
     from prosparse.model.input_thresholds import cut_inputs
+    from prosparse.model.standalone import forget_code
 
     quantized_format.register()
     for name in SPARSE_ACTIVATIONS.keys() - {"relu"}:
@@ -78,6 +80,7 @@ def _teach(modeling_utils: ModuleType) -> None:
         _fill_in(self)
         fit_model(self)
         cut_inputs(self)
+        forget_code(self)
 
     post_init_and_fill_in.fills_in_activations = True  # type: ignore[attr-defined]
     base.post_init = post_init_and_fill_in

@@ -127,10 +127,8 @@ def relufy(
             tokenizer,
             folder,
             base=str(model),
-            notes=[
-                "Its weights are untouched: the "
-                f"activation was changed from {replaced.name} and nothing has been trained yet."
-            ],
+            notes=[f"Its activation was changed from {replaced.name}; its weights are untouched."],
+            caution="**Nothing has been trained since that was put in**; until it is, expect nonsense.",
         )
         write_record(record, folder)
     return record

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.ffn import ffns
+from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.relufy import OWN_KEY
 from prosparse.records.files import write_whole
 
@@ -37,8 +38,8 @@ It stands on transformers alone and loads with
 """
 
 import torch
+import transformers
 from torch import nn
-from transformers import $stock
 
 
 class FATReLU(nn.Module):
@@ -73,6 +74,9 @@ class ThresholdedSiLU(FATReLU):
         return y.masked_fill(y.abs() <= self.threshold[y.dtype], 0)
 
 
+SPARSE = ("relu", "drelu", "fatrelu", "shifted_relu", "thresholded_silu")
+
+
 def activation(name, param):
     numbered = {
         "fatrelu": FATReLU,
@@ -82,27 +86,52 @@ def activation(name, param):
     return numbered[name](param) if name in numbered else nn.ReLU()
 
 
-class $name($stock):
-    """$stock whose FFN activation is `$key` of config.json, with `hidden_act_param`.
+class CutsInput:
+    """Before a projection: entries of its input with |x| <= t are zero (TEAL)."""
 
-    `hidden_act_param` is one number, or a list of one for each layer.
+    def __init__(self, threshold):
+        self.cut = FATReLU(threshold).threshold
+
+    def __call__(self, projection, args):
+        return (args[0].masked_fill(args[0].abs() <= self.cut[args[0].dtype], 0), *args[1:])
+
+
+class $stock(transformers.$stock):
+    """The stock class with the FFN activation `$key` of config.json, and `hidden_act_param`.
+
+    `hidden_act_param` is one number, or a list of one for each layer. `ffn_input_thresholds`, where it
+    is there, has such a list for each of gate, up and down.
     """
+
+    @classmethod
+    def is_custom_code(cls):
+        # The weights have the names that the stock class gives them in a checkpoint. transformers looks
+        # them up by the name of the class, and only for code that it takes for its own.
+        return False
 
     def __init__(self, config, *args, **kwargs):
         text = config.get_text_config()
         act, param = text.$key, getattr(text, "hidden_act_param", None)
-        text.$key = "relu"  # the stock class does not know the other names
+        if act in SPARSE:
+            text.$key = "relu"  # the stock class does not know the other names
         try:
             super().__init__(config, *args, **kwargs)
         finally:
             text.$key = act
         layers = self.get_submodule("$layers")
         params = param if isinstance(param, list) else [param] * len(layers)
-        for layer, number in zip(layers, params, strict=True):
+        cuts = getattr(text, "ffn_input_thresholds", {})
+        for index, (layer, number) in enumerate(zip(layers, params, strict=True)):
             ffn = layer.get_submodule("$ffn")
-            setattr(ffn, "$activation", activation(act, number))
+            if act in SPARSE:
+                setattr(ffn, "$activation", activation(act, number))
             if act == "drelu":  # ReLU on gate and up
                 getattr(ffn, "$up").register_forward_hook(lambda up, x, output: output.relu())
+            for name, projection in (("gate", "$gate"), ("up", "$up"), ("down", "$down")):
+                # Where prosparse is imported it has done this already.
+                if name in cuts and not getattr(ffn, projection)._forward_pre_hooks:
+                    cut = CutsInput(cuts[name][index])
+                    getattr(ffn, projection).register_forward_pre_hook(cut)
 ''')
 
 
@@ -125,7 +154,7 @@ def write_standalone(model: PreTrainedModel, folder: Path) -> None:
     config["architectures"] = [stock]
     code = folder / f"{MODULE}.py"
     if needs_code(model):
-        config["auto_map"] = {AUTO_CLASS: f"{MODULE}.{_class_name(stock)}"}
+        config["auto_map"] = {AUTO_CLASS: f"{MODULE}.{stock}"}
         write_whole(code, modeling_code(model, stock))
     else:
         code.unlink(missing_ok=True)  # transformers copies the code that a model came with
@@ -137,18 +166,21 @@ def modeling_code(model: PreTrainedModel, stock: str) -> str:
     family = ffns(model)[0].family
     return CODE.substitute(
         stock=stock,
-        name=_class_name(stock),
         key=family.config_key or OWN_KEY,
         layers=family.layers,
         ffn=family.ffn,
         activation=family.activation,
+        gate=family.gate,
         up=family.up,
+        down=family.down,
     )
 
 
 def needs_code(model: PreTrainedModel) -> bool:
-    """Return whether stock transformers cannot build this model's activation from its config."""
+    """Return whether stock transformers cannot build this model's FFNs from its config."""
     config, key = model.config.get_text_config(), ffns(model)[0].family.config_key
+    if hasattr(config, INPUT_THRESHOLDS):
+        return True
     names = UNKNOWN_TO_TRANSFORMERS if key else (*UNKNOWN_TO_TRANSFORMERS, "relu")
     return getattr(config, key or OWN_KEY, None) in names
 
@@ -156,6 +188,17 @@ def needs_code(model: PreTrainedModel) -> bool:
 def is_standalone(model: PreTrainedModel) -> bool:
     """Return whether a model was built by the code that we write beside checkpoints."""
     return any(cls.__module__.endswith(MODULE) for cls in type(model).__mro__)
+
+
+def forget_code(model: PreTrainedModel) -> None:
+    """Take our code's name off the config of a model that the stock class was built from.
+
+    transformers' own `save_pretrained` and `push_to_hub` would write the name, but not the file.
+    """
+    auto_map = getattr(model.config, "auto_map", None) or {}
+    ours = [value for value in auto_map.values() if f"{MODULE}." in value]
+    if ours and len(ours) == len(auto_map) and not is_standalone(model):
+        del model.config.auto_map
 
 
 def _stock_class(model: PreTrainedModel) -> str | None:
@@ -167,7 +210,3 @@ def _stock_class(model: PreTrainedModel) -> str | None:
         if not cls.__module__.endswith(MODULE) and not cls.__module__.startswith("torch.")
     )
     return nearest.__name__ if nearest.__module__.startswith("transformers.models.") else None
-
-
-def _class_name(stock: str) -> str:
-    return f"ProSparse{stock}"

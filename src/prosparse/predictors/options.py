@@ -74,7 +74,7 @@ class ChoiceOptions:
         """Raise unless a model can have such predictors.
 
         Raises:
-            UserError: The rank is odd or too high, or the model has no zeros to predict.
+            UserError: The rank is odd or too high, or the model has no ReLU.
         """
         most = 2 * found[0].d_model
         if self.rank is not None and (self.rank % 2 or not 2 <= self.rank <= most):
@@ -85,8 +85,8 @@ class ChoiceOptions:
             if not isinstance(ffn.activation, nn.ReLU | FATReLU | ShiftedReLU):
                 raise UserError(
                     f"The activation function of {ffn.name} is {type(ffn.activation).__name__}, "
-                    "which gives no zeros to predict; make a ReLU model of it first: prosparse "
-                    "relufy, then train."
+                    "and predictors say where ReLU or a kind of it is zero; make a ReLU model of it "
+                    "first: prosparse relufy, then train."
                 )
 
     def in_words(self) -> str:

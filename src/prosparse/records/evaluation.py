@@ -161,6 +161,8 @@ class EvaluationRecord:
     provenance: Provenance
     harness: dict[str, str] = field(default_factory=dict)
     """Versions of lm-eval and datasets."""
+    items_in: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task -> corpora known to hold some of its items."""
     kind: Literal["evaluate"] = "evaluate"
 
 

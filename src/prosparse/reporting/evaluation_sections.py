@@ -247,6 +247,11 @@ def _warnings(record: EvaluationRecord) -> list[Section]:
         "on one of these has seen the task, if not the items."
         for task, corpora in record.train_split_in.items()
     ]
+    told += [
+        f"{task}: some of the items scored here are in {listing(list(corpora))}. A model trained on it has "
+        "seen them."
+        for task, corpora in record.items_in.items()
+    ]
     return [Section("To keep in mind", items=tuple(told))] if told else []
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from prosparse.model.device import provenance
 from prosparse.model.relufy import activation_of
@@ -69,7 +70,7 @@ def card_notes(record: TrainRecord) -> list[str]:
     notes = [
         f"Trained for {record.num_tokens:,} tokens in {record.num_steps:,} steps of "
         f"{record.tokens_per_step:,}, final lambda {last.end_factor:g} "
-        f"(c = {last.end_coefficient:.3g})."
+        f"(c = {last.end_coefficient:.3g}), on {_mixture(record.recipe['data']['components'])}."
     ]
     if record.milestones:
         final = record.milestones[-1]
@@ -83,3 +84,15 @@ def card_notes(record: TrainRecord) -> list[str]:
             + "."
         )
     return notes
+
+
+def _mixture(components: dict[str, dict[str, Any]]) -> str:
+    """Return what a model was trained on, in words; of paths on a machine only the last part."""
+    total = sum(component["weight"] or 0 for component in components.values())
+    told = []
+    for name, component in components.items():
+        path = component["path"]
+        place = os.path.basename(path) if os.path.isabs(path) else path
+        share = f", {component['weight'] / total:.0%}" if component["weight"] else ""
+        told.append(f"{name} (`{place}`{share})")
+    return ", ".join(told)

@@ -7,6 +7,7 @@ prosparse makes them or says what they compute: `by_hand` does, in plain PyTorch
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -178,35 +179,49 @@ def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> P
     return folder
 
 
-def by_hand(config: dict[str, Any], weights: dict[str, Tensor], x1) -> Tensor:
-    """Return the logits [1, S, V] of IDS.
+def by_hand(
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    x1,
+    ids: Tensor = IDS,
+    seen: list[Tensor] | None = None,
+) -> Tensor:
+    """Return the logits [1, S, V] of ids [1, S].
 
     Args:
         config: As published.
         weights: The checkpoint's.
         x1: Returns the intermediate [S, F] of (layer, gate or None, up).
+        ids: The tokens.
+        seen: Gets what enters each layer's down projection, [S, F].
     """
     norm_eps = config["rms_norm_eps"]
     residual = 1.0
     if "scale_depth" in config:
         residual = config["scale_depth"] / math.sqrt(NUM_LAYERS)
-    h = weights["model.embed_tokens.weight"][IDS[0]] * config.get("scale_emb", 1)
+    h = weights["model.embed_tokens.weight"][ids[0]] * config.get("scale_emb", 1)
     for layer in range(NUM_LAYERS):
         w = {k.removeprefix(f"model.layers.{layer}."): v for k, v in weights.items()}
         x = _norm(h, w["input_layernorm.weight"], norm_eps)
         h = h + residual * _attention(x, w, config.get("rope_theta", 10000.0))
         x = _norm(h, w["post_attention_layernorm.weight"], norm_eps)
-        gate = x @ w["mlp.gate_proj.weight"].T if "mlp.gate_proj.weight" in w else None
-        h = (
-            h
-            + residual
-            * x1(layer, gate, x @ w["mlp.up_proj.weight"].T)
-            @ w["mlp.down_proj.weight"].T
-        )
+        cut = functools.partial(_cut, config.get("ffn_input_thresholds"), layer)
+        gate = None
+        if "mlp.gate_proj.weight" in w:
+            gate = cut("gate", x) @ w["mlp.gate_proj.weight"].T
+        entering = cut("down", x1(layer, gate, cut("up", x) @ w["mlp.up_proj.weight"].T))
+        if seen is not None:
+            seen.append(entering)
+        h = h + residual * entering @ w["mlp.down_proj.weight"].T
     h = _norm(h, weights["model.norm.weight"], norm_eps)
     if "dim_model_base" in config:
         h = h / (D_MODEL / config["dim_model_base"])
     return (h @ weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).T)[None]
+
+
+def _cut(thresholds: dict[str, list[float]] | None, layer: int, name: str, x: Tensor) -> Tensor:
+    """Return what TEAL lets into a projection."""
+    return x if thresholds is None else torch.where(x.abs() > thresholds[name][layer], x, 0)
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

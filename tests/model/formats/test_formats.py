@@ -7,16 +7,14 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import relu
 
 import prosparse as ps
 from prosparse.errors import UserError
 from prosparse.model.checkpoint import check_model, save, skeleton
 from prosparse.model.ffn import ffns
 from prosparse.model.relufy import activation_of
-from prosparse.records.sparsity import Activation
 from prosparse.runtime import sparse_ffn
+from tests.model.formats.cases import CASES, PLAIN_SAKANA, SPELLED
 from tests.model.formats.published import (
     CATS,
     IDS,
@@ -30,81 +28,6 @@ from tests.model.formats.published import (
     tensors,
     write,
 )
-
-
-def fatrelu(t):
-    return lambda layer, gate, up: torch.where(gate >= t, gate, 0) * up
-
-
-def cats(layer, gate, up):
-    return torch.where(F.silu(gate).abs() > CATS["thresholds"][layer], F.silu(gate), 0) * up
-
-
-def swiglu(layer, gate, up):
-    return F.silu(gate) * up
-
-
-def reglu(layer, gate, up):
-    return relu(gate) * up
-
-
-SPELLED = {**RELU_LLAMA, "hidden_act": "fatrelu_0.2"}
-SHIFTED = {**RELU_LLAMA, "hidden_act": "shiftrelu_0.2"}
-PLAIN_SAKANA = {**SAKANA, "sparsity_gated_mlp": False}
-TIED_MINICPM = {**MINICPM_S, "hidden_act": "relu", "hidden_act_param": None}
-UNTIED_MINICPM = {**MINICPM_S, "hidden_act_param": 0.2, "tie_word_embeddings": False}
-
-# Published config, what its tensors are, x_1 by hand, what it becomes.
-CASES = {
-    "prosparse-llama2": (
-        {**PROSPARSE_LLAMA2, "hidden_act_param": 0.2},
-        {"kv_heads": 4},
-        fatrelu(0.2),
-        ("llama", Activation("fatrelu", 0.2)),
-    ),
-    "minicpm-s": (
-        MINICPM_S,
-        {"tied": True},
-        fatrelu(0.03),
-        ("granite", Activation("fatrelu", 0.03)),
-    ),
-    "minicpm-s untied": (
-        UNTIED_MINICPM,
-        {},
-        fatrelu(0.2),
-        ("granite", Activation("fatrelu", 0.2)),
-    ),
-    "sparsing-law": (TIED_MINICPM, {"tied": True}, reglu, ("granite", Activation("relu"))),
-    "relu-llama": (RELU_LLAMA, {}, reglu, ("llama", Activation("relu"))),
-    "sakana": (SAKANA, {}, reglu, ("llama", Activation("relu"))),
-    "sakana plain": (
-        PLAIN_SAKANA,
-        {"gated": False},
-        lambda layer, gate, up: relu(up),
-        ("arcee", Activation("relu")),
-    ),
-    "turbosparse": (
-        TURBO_SPARSE,
-        {},
-        lambda layer, gate, up: relu(gate) * relu(up),
-        ("mistral", Activation("drelu")),
-    ),
-    "cats": (CATS, {}, cats, ("mistral", Activation("thresholded_silu", (0.2, 0.5)))),
-    "cats relu": ({**CATS, "use_relu": True}, {}, reglu, ("mistral", Activation("relu"))),
-    "cats off": (
-        {**CATS, "use_sparse_model": False},
-        {},
-        swiglu,
-        ("mistral", Activation("silu")),
-    ),
-    "fatrelu_<t>": (SPELLED, {}, fatrelu(0.2), ("llama", Activation("fatrelu", 0.2))),
-    "shiftrelu_<b>": (
-        SHIFTED,
-        {},
-        lambda layer, gate, up: relu(gate - 0.2) * up,
-        ("llama", Activation("shifted_relu", 0.2)),
-    ),
-}
 
 
 @pytest.fixture(params=CASES)
@@ -211,6 +134,15 @@ REFUSED = {
     "cats of other depth": ({**CATS, "thresholds": [0.1]}, "it lists 1 thresholds for 2 layers"),
     "cats with a predictor": ({**CATS, "use_sparse_predictor": True}, "what a predictor says"),
     "no number": ({**SPELLED, "hidden_act": "fatrelu_low"}, "'fatrelu_low' is no number >= 0"),
+    "a number that ReLU takes none of": (
+        {**RELU_LLAMA, "hidden_act_param": 0.01},
+        "nearly in the format of SparseLLM's ProSparse-LLaMA2 (model_type 'sparsellama'), but its "
+        "activation is relu, which would not heed its hidden_act_param of 0.01",
+    ),
+    "the same where the format is known": (
+        {**PROSPARSE_LLAMA2, "hidden_act": "relu"},
+        "its activation is relu, which would not heed its hidden_act_param of 0.01",
+    ),
     "two numbers": (
         {**SPELLED, "hidden_act_param": 0.1},
         "fatrelu_0.2 and its hidden_act_param is 0.1",

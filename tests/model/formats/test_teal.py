@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 
 import pytest
@@ -16,6 +17,7 @@ from prosparse.model.checkpoint import save
 from prosparse.model.ffn import ffns
 from prosparse.model.formats.teal import sparsify_inputs
 from prosparse.model.input_thresholds import KEY
+from prosparse.model.quantizing import quantize_ffns
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.model.tiny import tiny_model
 
@@ -125,6 +127,19 @@ def test_the_sparse_path_refuses_it(histograms):
     sparsify_inputs(model, histograms, sparsity=0.5)
     with pytest.raises(UserError, match="skips columns of weights"):
         ps.accelerate(model)
+
+
+def test_quantized_it_still_cuts_also_after_loading(histograms, tmp_path):
+    model = tiny_llama()
+    sparsify_inputs(model, histograms, sparsity=0.5)
+    rounded = copy.deepcopy(model)
+    quantize_ffns(model, 8, group_size=32)
+    for ffn, twin in zip(ffns(model), ffns(rounded), strict=True):
+        for name, weight in ffn.weights().items():
+            twin.module.get_submodule(name).weight.data = weight.contiguous()
+    torch.testing.assert_close(logits(model), logits(rounded))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(ps.load(tmp_path)), logits(model))
 
 
 def refusal(histograms, model=None, **kwargs):

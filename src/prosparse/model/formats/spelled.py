@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations whose number is in their name: `fatrelu_0.01`, `shiftrelu_0.3`, in any family's config.
+"""Activations and their numbers, in any family's config: in one word, or one without the other.
+
+The word is `fatrelu_0.01` or `shiftrelu_0.3`.
 
 Source: the activation table of thunlp/BlockFFN and Raincleared-Song/DejaVu_predictor.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from prosparse.model.activation import PARAM_KEY
+from prosparse.model.activation import NUMBERS, PARAM_KEY
 from prosparse.model.families import FAMILIES
 from prosparse.model.formats.format import Config, Unfit
 
@@ -21,7 +23,8 @@ def parted(config: Config) -> Config:
     """Return the config with name and number in two keys; the config itself where they are already.
 
     Raises:
-        Unfit: What follows the name is no number >= 0, or the config has a second one.
+        Unfit: What follows the name is no number >= 0, the config has a second one, or it has a number
+            for an activation that takes none and would not heed it.
     """
     for key in KEYS:
         match = SPELLED.fullmatch(str(config.get(key)))
@@ -33,4 +36,10 @@ def parted(config: Config) -> Config:
         if config.get(PARAM_KEY) not in (None, float(number)):
             raise Unfit(f"its {key} is {match.group()} and its {PARAM_KEY} is {config[PARAM_KEY]}")
         return {**config, key: NAMES[name], PARAM_KEY: float(number)}
+    names = [str(config[key]) for key in KEYS if config.get(key) is not None]
+    if config.get(PARAM_KEY) and names and not any(name in NUMBERS for name in names):
+        raise Unfit(
+            f"its activation is {' and '.join(names)}, which would not heed its {PARAM_KEY} of "
+            f"{config[PARAM_KEY]}"
+        )
     return config
