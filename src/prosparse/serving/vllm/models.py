@@ -17,7 +17,6 @@ from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.families import FAMILIES, Family
 from prosparse.model.relufy import OWN_KEY
-from prosparse.runtime.accelerate import DEFAULT_MAX_TOKENS
 from prosparse.serving.vllm.ffns import ServedFFN, find_ffns
 
 if TYPE_CHECKING:
@@ -107,13 +106,14 @@ def _dense_name(key: str) -> str:
 def max_tokens(vllm_config: Any) -> int:
     """Return up to how many tokens a step takes the sparse path; 0: none does.
 
+    Not told otherwise it is as many as the operators take: where they skip little they still are no
+    slower than dense products of weights that lie by neurons.
+
     Raises:
         UserError: vLLM was given something else with `--additional-config`.
     """
     given = vllm_config.additional_config
-    value = given.get(MAX_TOKENS_KEY, DEFAULT_MAX_TOKENS) if isinstance(given, dict) else None
-    if value is None:
-        return DEFAULT_MAX_TOKENS
+    value = given.get(MAX_TOKENS_KEY, MAX_TOKENS) if isinstance(given, dict) else MAX_TOKENS
     if not isinstance(value, int) or not 0 <= value <= MAX_TOKENS:
         raise UserError(f"{MAX_TOKENS_KEY} must be from 0 to {MAX_TOKENS}; found {value!r}.")
     return value

@@ -66,7 +66,9 @@ def _served_ffn(
     )
     is_sparse = 0 < len(x) <= max_tokens
     live().note(x, is_sparse, lambda: weights)
-    return sparse_ffn(x, weights, weights_ready=True) if is_sparse else dense_ffn(x, weights)
+    if is_sparse:
+        return sparse_ffn(x, weights, weights_ready=True)
+    return dense_ffn(x, weights, gate_up, gate_up_bias)
 
 
 served_ffn = _served_ffn

@@ -42,7 +42,6 @@ def register() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from vllm import ModelRegistry
 
-    import prosparse  # noqa: F401 - transformers' modeling code must know our activations, too
     from prosparse.model.families import FAMILIES
 
     known = ModelRegistry.models
