@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does vLLM answer with our plugin as transformers does, does it hold, and how fast is it?
 
-python benchmarks/serving.py MODEL FOLDER [--dtype float32] [--minutes 5] [-- OPTION OF VLLM...]
+python benchmarks/serving.py MODEL FOLDER [--dtype float32] [-- OPTION OF VLLM...]
+python benchmarks/serving.py MODEL FOLDER --minutes 5 ...
 
-Runs where vLLM is installed beside prosparse. One server after another, of the same model: with the sparse
-path, and with vLLM's own dense one. The first is asked 20 prompts one by one, then in waves that grow and
-shrink over the sparse/dense switch, then by 8 clients at once for some minutes; every text is compared with
-the greedy one of transformers. Both are timed.
+Runs where vLLM is installed beside prosparse. The first times one server after another, of the same model:
+with the sparse path, with a packed copy for longer steps as well, and with vLLM's own dense path. The sparse
+one is also asked 20 prompts one by one, then in waves that grow and shrink over the sparse/dense switch. The
+second lets 8 clients ask it at once for some minutes. All texts are compared with transformers' greedy ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -45,13 +47,18 @@ SUBJECTS = (
     "import numpy as np", "The law of gravity", "My grandmother used to", "The market opened",
     "Every morning the baker", "A function is continuous", "The river Danube", "Dear Sir or Madam",
 )  # fmt: skip
-NEW_TOKENS = 64
+NEW_TOKENS = 48
 WAVES = (1, 24, 2, 20, 17, 16, 3, 12)
 CLIENTS = 8
-CONCURRENT = (1, 2, 4, 8, 16, 24)
+CONCURRENT = (1, 2, 4, 8, 16)
 ROUNDS = 3
 METRIC = re.compile(r"^(prosparse_\w+)(\{[^}]*\})? (\S+)$", re.MULTILINE)
-DENSE = ("--additional-config", json.dumps({"prosparse_max_tokens": 0}))
+WAYS = {
+    "sparse": {},
+    "sparse, packed copy": {"prosparse_max_tokens": 4, "prosparse_packed_copy": True},
+    "dense": {"prosparse_max_tokens": 0},
+}
+"""What vLLM is told for us; the last is its own dense path."""
 
 
 @dataclass
@@ -148,14 +155,9 @@ def greedy_texts(model: str, dtype: str) -> dict[str, str]:
     return texts
 
 
-async def same_texts(server: Server, texts: dict[str, str], num_at_once: int) -> int:
-    """Ask for all texts, so many at once; return how many came as they should."""
-    prompts, same = list(texts), 0
-    for first in range(0, len(prompts), num_at_once):
-        batch = prompts[first : first + num_at_once]
-        answers = await asyncio.gather(*map(server.stream, batch))
-        same += sum(answer == texts[p] for p, answer in zip(batch, answers, strict=True))
-    return same
+async def same_texts(server: Server, texts: dict[str, str]) -> int:
+    """Ask for all texts, one by one; return how many came as they should."""
+    return sum([await server.stream(prompt) == text for prompt, text in texts.items()])
 
 
 async def waves(server: Server, texts: dict[str, str]) -> tuple[int, int]:
@@ -176,7 +178,7 @@ async def soak(server: Server, texts: dict[str, str], minutes: float) -> Soak:
     result, end = Soak(minutes), time.monotonic() + 60 * minutes
 
     async def client(number: int) -> None:
-        lengths = itertools.cycle((8, 64, 24, 48, 16))
+        lengths = itertools.cycle((8, 48, 24, 40, 16))
         for prompt in itertools.islice(itertools.cycle(texts), number, None):
             if time.monotonic() >= end:
                 return
@@ -205,52 +207,52 @@ async def speeds(server: Server) -> dict[int, list[float]]:
     return {n: [await server.speed(n) for _ in range(ROUNDS)] for n in CONCURRENT}
 
 
-def report(record: dict) -> str:
-    """Return the record as Markdown."""
-    soaked, live = record["soak"], record["metrics"]
+def speed_lines(record: dict) -> list[str]:
+    """Return tokens/s of every way, and the texts, as Markdown."""
     lines = [
-        "# vLLM with the plugin, beside its own dense path",
-        "",
-        f"`{record['provenance']['command']}`, {record['provenance']['date']}, "
-        f"{record['provenance']['device']}, {os.cpu_count()} cores. vLLM {record['vllm']}, "
-        f"{record['dtype']}, {NEW_TOKENS} tokens a request. Medians of {ROUNDS}, each server in turn.",
-        "",
-        "| requests at once | sparse, tokens/s | dense, tokens/s | sparse over dense |",
-        "| ---: | ---: | ---: | ---: |",
+        f"| requests at once | {' | '.join(f'{way}, tokens/s' for way in WAYS)} | sparse over dense |",
+        f"| ---: |{' ---: |' * (len(WAYS) + 1)}",
     ]
-    for count, sparse in record["sparse"].items():
-        ours, theirs = sorted(sparse)[ROUNDS // 2], sorted(record["dense"][count])[ROUNDS // 2]
-        lines.append(f"| {count} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f}x |")
-    lines += [
+    for count in CONCURRENT:
+        middle = {way: statistics.median(record["speeds"][way][count]) for way in WAYS}
+        ratio = middle["sparse"] / middle["dense"]
+        cells = [f"{count}", *(f"{each:.1f}" for each in middle.values()), f"{ratio:.2f}x"]
+        lines.append(f"| {' | '.join(cells)} |")
+    same, asked = record["same_in_waves"]
+    return [
+        *lines,
         "",
+        f"* Medians of {ROUNDS}, {NEW_TOKENS} tokens a request.",
         f"* Greedy text, streamed, as transformers': {record['same_texts']} of {len(SUBJECTS)} prompts; "
-        f"in waves of {', '.join(map(str, WAVES))} requests at once {record['same_in_waves'][0]} of "
-        f"{record['same_in_waves'][1]}.",
+        f"in waves of {', '.join(map(str, WAVES))} requests at once {same} of {asked}.",
     ]
-    if soaked is not None:
-        memory = soaked["memory_mb"]
-        lines.append(
-            f"* {CLIENTS} clients at once for {soaked['minutes']:g} minutes: {soaked['requests']} requests, "
-            f"{soaked['tokens']} tokens, {len(soaked['errors'])} errors, {soaked['other_texts']} other "
-            f"texts. Memory of the server {memory[0]} MB at the beginning, {memory[len(memory) // 2]} MB "
-            f"half-way, {memory[-1]} MB at the end."
-        )
-    lines.append(
-        f"* `/metrics` said: sparsity {live['prosparse_sparsity']:.3f}, FFN weights skipped "
-        f"{live['prosparse_weights_skipped']:.3f}."
-    )
-    return "\n".join(lines) + "\n"
 
 
-async def ask_sparse(server: Server, texts: dict[str, str], minutes: float) -> dict:
-    """Do everything that the sparse server is asked for."""
-    return {
-        "same_texts": await same_texts(server, texts, 1),
-        "sparse": await speeds(server),
-        "metrics": server.metrics(),
-        "same_in_waves": await waves(server, texts),
-        "soak": asdict(await soak(server, texts, minutes)) if minutes else None,
-    }
+def soak_lines(soaked: Soak) -> list[str]:
+    """Return what came of the clients as Markdown."""
+    memory = soaked.memory_mb
+    return [
+        f"* {CLIENTS} clients at once for {soaked.minutes:g} minutes: {soaked.requests} requests, "
+        f"{soaked.tokens} tokens, {len(soaked.errors)} errors, {soaked.other_texts} texts that are not "
+        "transformers'.",
+        f"* Memory of the server's processes: {memory[0]} MB at the beginning, {memory[len(memory) // 2]} MB "
+        f"half-way, {memory[-1]} MB at the end.",
+    ]
+
+
+async def compare(server: Server, texts: dict[str, str], is_sparse: bool) -> dict:
+    """Time a server; ask the sparse one for its texts."""
+    found: dict = {"speeds": await speeds(server)}
+    if is_sparse:
+        found["same_texts"] = await same_texts(server, texts)
+        found["same_in_waves"] = await waves(server, texts)
+        found["metrics"] = server.metrics()
+    return found
+
+
+async def hold(server: Server, texts: dict[str, str], minutes: float) -> dict:
+    """Let the clients ask."""
+    return {"soak": asdict(await soak(server, texts, minutes)), "metrics": server.metrics()}
 
 
 def main() -> None:
@@ -259,26 +261,46 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("options", nargs="*")
-    arguments = parser.parse_args()
-    texts = greedy_texts(arguments.model, arguments.dtype)
-    options = ["--max-model-len", "512", "--max-num-seqs", "32", *arguments.options]
-    logs = arguments.folder.parent
-    logs.mkdir(parents=True, exist_ok=True)
-    # By name and not by path, as a record is read elsewhere.
-    record = {"model": Path(arguments.model).name, "dtype": arguments.dtype, "options": options}
-    with serving(arguments.model, arguments.dtype, options, logs / "sparse.log") as server:
-        record |= asyncio.run(ask_sparse(server, texts, arguments.minutes))
-    with serving(
-        arguments.model, arguments.dtype, [*options, *DENSE], logs / "dense.log"
-    ) as server:
-        record["dense"] = asyncio.run(speeds(server))
+    given = parser.parse_args()
+    texts = greedy_texts(given.model, given.dtype)
+    options = ["--max-model-len", "512", "--max-num-seqs", "32", *given.options]
+    given.folder.parent.mkdir(parents=True, exist_ok=True)
+    # The model's name, not its path: a record is read elsewhere.
+    record: dict = {"model": Path(given.model).name, "dtype": given.dtype, "options": options}
+    record |= {"ways": WAYS, "speeds": {}}
+    for way in ["sparse"] if given.minutes else WAYS:
+        log = given.folder.with_name(f"{given.folder.name}.{way}.log")
+        told = [*options, "--additional-config", json.dumps(WAYS[way])]
+        with serving(given.model, given.dtype, told, log) as server:
+            if given.minutes:
+                record |= asyncio.run(hold(server, texts, given.minutes))
+            else:
+                found = asyncio.run(compare(server, texts, way == "sparse"))
+                record["speeds"][way] = found.pop("speeds")
+                record |= found
     record |= {"vllm": vllm.__version__, "provenance": encode(provenance("cpu"))}
-    with whole_folder(arguments.folder, overwrite=False) as folder:
+    with whole_folder(given.folder, overwrite=False) as folder:
         (folder / "serving.json").write_text(json.dumps(record, indent=2) + "\n")
         (folder / "report.md").write_text(report(record))
     print(report(record))
+
+
+def report(record: dict) -> str:
+    """Return the record as Markdown."""
+    source, live = record["provenance"], record["metrics"]
+    lines = [
+        "# vLLM with the plugin",
+        "",
+        f"`{source['command']}`, {source['date']}, {source['device']}, {os.cpu_count()} cores. "
+        f"{record['model']}, {record['dtype']}, vLLM {record['vllm']} with `{' '.join(record['options'])}`.",
+        "",
+        *(soak_lines(Soak(**record["soak"])) if "soak" in record else speed_lines(record)),
+        f"* `/metrics` said: sparsity {live['prosparse_sparsity']:.3f}, FFN weights skipped "
+        f"{live['prosparse_weights_skipped']:.3f}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_auto_is_transformers_where_vllm_is_not(started, with_vllm, relu_checkpo
     with_vllm(False)
     ps.serve(relu_checkpoint, port=port, dtype="bfloat16")
     assert started == [
-        ("transformers", str(relu_checkpoint), "127.0.0.1", str(port), "bfloat16", "auto", "16")
+        ("transformers", str(relu_checkpoint), "127.0.0.1", str(port), "bfloat16", "auto", "8")
     ]
 
 

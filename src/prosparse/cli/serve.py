@@ -28,7 +28,7 @@ def serve(
     max_tokens: Annotated[
         int,
         typer.Option(help="Steps of up to so many tokens skip inactive neurons; 1 to 16."),
-    ] = 16,
+    ] = 8,
     dtype: Annotated[
         str,
         typer.Option(metavar="auto|float32|bfloat16|float16", help="auto: the checkpoint's own."),

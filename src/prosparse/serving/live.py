@@ -12,9 +12,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import linear
 
 from prosparse.kernels.ops import MAX_TOKENS
-from prosparse.serving.dense import gate_and_intermediate
+from prosparse.kernels.quantize import dequantize
+from prosparse.kernels.reference import activate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,27 +53,30 @@ class LiveSparsity:
             "prosparse_weights_skipped",
             "Share of the FFN weights that a call did not read, a mean over the sampled calls before.",
         )
-        self._calls = Counter(
+        calls = Counter(
             "prosparse_ffn_calls",
             "Calls of an FFN, one for each layer and step, by the way that they went.",
             ["path"],
             registry=where,
         )
-        self._num_calls = 0
+        self._counters = (calls.labels("dense"), calls.labels("sparse"))
+        self._new_calls = [0, 0]
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
     def note(self, x: Tensor, is_sparse: bool, weights: Callable[[], FFNWeights]) -> None:
-        """Take notice of a call.
+        """Take notice of a call; what is counted is published when one is sampled.
 
         Args:
             x: [T, D], the FFN's input. Of more than 16 tokens the first 16 are looked at.
-            is_sparse: Whether it went the sparse way; the dense one reads all weights.
+            is_sparse: Whether it goes the sparse way; the dense one reads all weights.
             weights: Returns those of the FFN; asked for when the call is sampled.
         """
-        self._calls.labels("sparse" if is_sparse else "dense").inc()
-        self._num_calls += 1
-        if self._num_calls % SAMPLE_EVERY or _is_captured(x):
+        self._new_calls[is_sparse] += 1
+        if sum(self._new_calls) < SAMPLE_EVERY or len(x) == 0 or _is_captured(x):
             return
+        for counter, new in zip(self._counters, self._new_calls, strict=True):
+            counter.inc(new)
+        self._new_calls = [0, 0]
         sparsity, skipped = zeros(x[:MAX_TOKENS], weights())
         self._samples.append((sparsity, skipped if is_sparse else 0.0))
         for gauge, values in zip(
@@ -94,7 +99,15 @@ def zeros(x: Tensor, weights: FFNWeights) -> tuple[float, float]:
         The share of zeros in x_1 [T, F]; and that of the FFN's weights that no token needs: the rows of
         `up` and `down` of neurons whose gate is zero for all of them. The gate is always read.
     """
-    gate, x1 = gate_and_intermediate(x, weights)
+
+    def project(matrix: Tensor, scales: Tensor | None, bias: Tensor | None) -> Tensor:
+        return linear(x, dequantize(matrix, scales).to(x.dtype), bias)
+
+    gate = project(weights.gate_proj, weights.gate_scales, weights.gate_bias)
+    gate = x1 = activate(gate, weights.threshold, weights.shift)
+    if weights.up_proj is not None:
+        up = project(weights.up_proj, weights.up_scales, weights.up_bias)
+        x1 = gate * (torch.relu(up) if weights.up_relu else up)
     idle = (gate == 0).all(dim=0).float().mean().item()
     num_matrices = 2 if weights.up_proj is None else 3
     return (x1 == 0).float().mean().item(), idle * (num_matrices - 1) / num_matrices

@@ -13,6 +13,7 @@ from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.checkpoint import is_gguf, skeleton
 from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.relufy import activation_of
+from prosparse.runtime.accelerate import DEFAULT_MAX_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def serve(
     engine: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
     dtype: str = "auto",
     device: str = "auto",
     engine_arguments: Sequence[str] = (),

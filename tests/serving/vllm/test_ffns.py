@@ -11,6 +11,8 @@ from tests.model.tiny import tiny_model
 
 pytest.importorskip("vllm")
 
+from prosparse.serving.vllm import ffns
+
 # Widths that vLLM's attention on a CPU takes.
 SIZES = {
     "vocab_size": 257,
@@ -31,7 +33,7 @@ def served(monkeypatch, tmp_path):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm import LLM, SamplingParams
 
-    def serve(model, max_tokens=16):
+    def serve(model, max_tokens=16, **options):
         model.save_pretrained(tmp_path)
         byte_tokenizer().save_pretrained(tmp_path)
         llm = LLM(
@@ -40,7 +42,7 @@ def served(monkeypatch, tmp_path):
             enforce_eager=True,
             max_model_len=64,
             max_num_seqs=32,
-            additional_config={"prosparse_max_tokens": max_tokens},
+            additional_config={"prosparse_max_tokens": max_tokens, **options},
         )
         sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
 
@@ -111,6 +113,25 @@ def test_weights_are_there_once_and_by_neurons(served):
         assert down.shape == (128, 192)
         assert down.T.is_contiguous()
         assert down.untyped_storage().nbytes() == down.numel() * 4
+
+
+@pytest.mark.slow
+def test_a_packed_copy_is_for_the_dense_path(served):
+    model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
+    network, answer = served(model, max_tokens=2, prosparse_packed_copy=True)
+    assert all(map(has_sparse_path, network.served_ffns))
+    expected = [greedy(model, prompt) for prompt in PROMPTS]
+    assert answer(PROMPTS[:2]) == expected[:2]
+    assert answer(PROMPTS) == expected
+
+
+@pytest.mark.slow
+def test_an_ffn_that_is_more_than_one_stays_dense(served, monkeypatch):
+    monkeypatch.setattr(ffns, "_is_near", lambda a, b: False)
+    model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
+    network, answer = served(model)
+    assert not any(map(has_sparse_path, network.served_ffns))
+    assert answer(PROMPTS[:3]) == [greedy(model, prompt) for prompt in PROMPTS[:3]]
 
 
 @pytest.mark.slow

@@ -12,20 +12,20 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, cast
 
+from vllm.model_executor.models.utils import maybe_prefix
+
 from prosparse.errors import UserError
-from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.families import FAMILIES, Family
 from prosparse.model.relufy import OWN_KEY
 from prosparse.serving.vllm.ffns import ServedFFN, find_ffns
+from prosparse.serving.vllm.options import read_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
     from transformers import PreTrainedConfig
-
-MAX_TOKENS_KEY = "prosparse_max_tokens"
 
 
 @functools.cache
@@ -40,9 +40,13 @@ def sparse_version(stock: type[nn.Module]) -> type[nn.Module]:
                 super().__init__(vllm_config=vllm_config, prefix=prefix)
                 self.served_ffns: list[ServedFFN] = []
                 return
+            options = read_options(vllm_config.additional_config)
             with dense_activation(config, family):
                 super().__init__(vllm_config=vllm_config, prefix=prefix)
-            self.served_ffns = find_ffns(self, family, config, max_tokens(vllm_config))
+            self.served_ffns = find_ffns(self, family, config, options)
+            for ffn in self.served_ffns:
+                ffn.name = maybe_prefix(prefix, ffn.name)  # a draft model has one
+                vllm_config.compilation_config.static_forward_context[ffn.name] = ffn
 
         def process_weights_after_loading(self) -> None:
             """Give every FFN its sparse path; vLLM calls this when all weights are there."""
@@ -101,19 +105,3 @@ def dense_activation(config: PreTrainedConfig, family: Family) -> Iterator[None]
 
 def _dense_name(key: str) -> str:
     return "gelu_pytorch_tanh" if key == "hidden_activation" else "silu"  # Gemma has no SiLU
-
-
-def max_tokens(vllm_config: Any) -> int:
-    """Return up to how many tokens a step takes the sparse path; 0: none does.
-
-    Not told otherwise it is as many as the operators take: where they skip little they still are no
-    slower than dense products of weights that lie by neurons.
-
-    Raises:
-        UserError: vLLM was given something else with `--additional-config`.
-    """
-    given = vllm_config.additional_config
-    value = given.get(MAX_TOKENS_KEY, MAX_TOKENS) if isinstance(given, dict) else MAX_TOKENS
-    if not isinstance(value, int) or not 0 <= value <= MAX_TOKENS:
-        raise UserError(f"{MAX_TOKENS_KEY} must be from 0 to {MAX_TOKENS}; found {value!r}.")
-    return value
