@@ -240,3 +240,15 @@ def test_full_disk(prosparse, checkpoint, tmp_path, monkeypatch):
     assert result.code == 2
     assert "No space left on device" in result.err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_serving_a_model_without_zeros(prosparse, checkpoint):
+    result = prosparse("serve", checkpoint, "--port", "8731")
+    assert result.code == 2
+    assert "gives no zeros to skip" in result.complaint
+
+
+def test_serving_by_an_engine_that_is_not_known(prosparse, relu_checkpoint):
+    result = prosparse("serve", relu_checkpoint, "--engine", "tgi")
+    assert result.code == 2
+    assert "--engine must be one of auto, vllm, transformers" in result.complaint
