@@ -44,7 +44,9 @@ def main(model: str, prompt: str) -> None:
     finally:
         server.terminate()
         server.wait()
-    print("\nprosparse_sparsity is the share of zeros on your own prompt; prosparse_weights_skipped,")
+    print(
+        "\nprosparse_sparsity is the share of zeros on your own prompt; prosparse_weights_skipped,"
+    )
     print("what was not read of the FFNs, is smaller: the gate is always read.")
 
 

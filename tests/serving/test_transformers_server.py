@@ -79,8 +79,10 @@ def test_streamed_text_is_the_greedy_one_and_metrics_say_how_sparse(server, mode
     with urllib.request.urlopen(f"{server}/metrics") as answer:
         page = answer.read().decode()
     values = dict(re.findall(r"^(prosparse_\S+) (\S+)$", page, re.MULTILINE))
-    assert float(values['prosparse_ffn_calls_total{path="sparse"}']) > 100
-    assert float(values['prosparse_ffn_calls_total{path="dense"}']) == 2  # the longer prompt
+    assert float(values['prosparse_ffn_calls_total{path="sparse"}']) > 90  # published when sampled
+    assert (
+        float(values['prosparse_ffn_calls_total{path="dense"}']) == 2
+    )  # the longer prompt, in two layers
     assert 0 < float(values["prosparse_weights_skipped"]) < float(values["prosparse_sparsity"]) < 1
 
 

@@ -58,6 +58,7 @@ def served(monkeypatch, tmp_path):
 
 
 def greedy(model, prompt) -> list[int]:
+    """Ask before vLLM is there: it changes transformers' classes for its own use of them."""
     ids = torch.tensor([prompt])
     options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad():
@@ -86,8 +87,8 @@ def has_sparse_path(ffn) -> bool:
 )
 def test_greedy_tokens_are_those_of_transformers(served, model_type, name, options):
     model = sparse_model(model_type, make_activation(name, **options))
-    network, answer = served(model)
     expected = [greedy(model, prompt) for prompt in PROMPTS]
+    network, answer = served(model)
     assert all(map(has_sparse_path, network.served_ffns))
     assert len(network.served_ffns) == 2
     assert answer(PROMPTS[:3]) == expected[:3]  # few at once
@@ -99,9 +100,10 @@ def test_greedy_tokens_are_those_of_transformers(served, model_type, name, optio
 def test_every_layer_has_its_own_threshold(served):
     model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
     relufy_in_place(model, type(make_activation("relu"))("fatrelu", (0.0, 0.6)))
+    expected = [greedy(model, prompt) for prompt in PROMPTS[:3]]
     network, answer = served(model)
     assert [ffn.activation.param for ffn in network.served_ffns] == [0.0, 0.6]
-    assert answer(PROMPTS[:3]) == [greedy(model, prompt) for prompt in PROMPTS[:3]]
+    assert answer(PROMPTS[:3]) == expected
 
 
 @pytest.mark.slow
@@ -118,9 +120,9 @@ def test_weights_are_there_once_and_by_neurons(served):
 @pytest.mark.slow
 def test_a_packed_copy_is_for_the_dense_path(served):
     model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
+    expected = [greedy(model, prompt) for prompt in PROMPTS]
     network, answer = served(model, max_tokens=2, prosparse_packed_copy=True)
     assert all(map(has_sparse_path, network.served_ffns))
-    expected = [greedy(model, prompt) for prompt in PROMPTS]
     assert answer(PROMPTS[:2]) == expected[:2]
     assert answer(PROMPTS) == expected
 
@@ -129,22 +131,25 @@ def test_a_packed_copy_is_for_the_dense_path(served):
 def test_an_ffn_that_is_more_than_one_stays_dense(served, monkeypatch):
     monkeypatch.setattr(ffns, "_is_near", lambda a, b: False)
     model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
+    expected = [greedy(model, prompt) for prompt in PROMPTS[:3]]
     network, answer = served(model)
     assert not any(map(has_sparse_path, network.served_ffns))
-    assert answer(PROMPTS[:3]) == [greedy(model, prompt) for prompt in PROMPTS[:3]]
+    assert answer(PROMPTS[:3]) == expected
 
 
 @pytest.mark.slow
 def test_without_a_sparse_path_it_is_vllms_own_dense_one(served):
     model = sparse_model("llama", make_activation("fatrelu", threshold=0.05))
+    expected = [greedy(model, prompt) for prompt in PROMPTS[:3]]
     network, answer = served(model, max_tokens=0)
     assert network.served_ffns == []
-    assert answer(PROMPTS[:3]) == [greedy(model, prompt) for prompt in PROMPTS[:3]]
+    assert answer(PROMPTS[:3]) == expected
 
 
 @pytest.mark.slow
 def test_a_dense_model_is_served_as_ever(served):
     model = tiny_model("llama", **SIZES)
+    expected = [greedy(model, prompt) for prompt in PROMPTS[:3]]
     network, answer = served(model)
     assert network.served_ffns == []
-    assert answer(PROMPTS[:3]) == [greedy(model, prompt) for prompt in PROMPTS[:3]]
+    assert answer(PROMPTS[:3]) == expected
