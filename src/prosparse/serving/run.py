@@ -11,6 +11,7 @@ from prosparse.errors import UserError
 from prosparse.kernels.ops import MAX_TOKENS
 from prosparse.model.activation import SPARSE_ACTIVATIONS
 from prosparse.model.checkpoint import is_gguf, skeleton
+from prosparse.model.formats.table import stock_config
 from prosparse.model.input_thresholds import KEY as INPUT_THRESHOLDS
 from prosparse.model.relufy import activation_of
 from prosparse.runtime.accelerate import DEFAULT_MAX_TOKENS
@@ -109,7 +110,7 @@ def why_not_vllm(model: str | Path, network: PreTrainedModel) -> str | None:
     if hasattr(config.get_text_config(), INPUT_THRESHOLDS):
         return f"vLLM does not cut the inputs of FFNs, as {model} wants; use --engine transformers."
     stored, _ = PreTrainedConfig.get_config_dict(model)
-    if stored.get("model_type") != config.model_type:
+    if stock_config(stored, str(model)) is not None:
         return (
             f"vLLM does not know the format of {model} ({stored.get('model_type')}); load and save it "
             "with prosparse, or use --engine transformers."
