@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does vLLM answer with our plugin as transformers does, does it hold, and how fast is it?
 
-python benchmarks/serving.py MODEL FOLDER [--dtype float32] [-- OPTION OF VLLM...]
+python benchmarks/serving.py MODEL FOLDER [--dtype float32] [--vllm OPTION OF VLLM...]
 python benchmarks/serving.py MODEL FOLDER --minutes 5 ...
 
 Runs where vLLM is installed beside prosparse. The first times one server after another, of the same model:
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--minutes", type=float, default=0)
-    parser.add_argument("options", nargs="*")
+    parser.add_argument("--vllm", nargs=argparse.REMAINDER, default=[], dest="options")
     given = parser.parse_args()
     texts = greedy_texts(given.model, given.dtype)
     options = ["--max-model-len", "512", "--max-num-seqs", "32", *given.options]
