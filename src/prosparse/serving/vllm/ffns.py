@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from vllm.distributed import tensor_model_parallel_all_reduce
-from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import RowParallelLinear, UnquantizedLinearMethod
 from vllm.model_executor.models.utils import extract_layer_index
 
 from prosparse.errors import UserError
@@ -123,9 +123,9 @@ class ServedFFN:
 
     def sparse(self, x_TD: Tensor) -> Tensor:
         """Return the output for x [T, D], by the sparse operators."""
-        down: Any = getattr(self.module, self.down)
         y = sparse_ffn(x_TD, cast("FFNWeights", self.weights), weights_ready=True)
-        if down.reduce_results and down.tp_size > 1:
+        down = getattr(self.module, self.down)
+        if _is_split(down) and down.reduce_results:
             y = tensor_model_parallel_all_reduce(y)
         return y
 
@@ -168,7 +168,7 @@ class ServedFFN:
             down_projT=down.weight.data.T,
             gate_bias=gate_bias,
             up_bias=up_bias,
-            down_bias=down.bias if down.tp_rank == 0 else None,
+            down_bias=None if _is_split(down) and down.tp_rank > 0 else down.bias,
             threshold=cast("float", activation.param) if isinstance(activation, FATReLU) else 0.0,
             shift=cast("float", activation.param) if isinstance(activation, ShiftedReLU) else 0.0,
             up_relu=isinstance(activation, DReLU),
@@ -228,6 +228,11 @@ def _can_be_sparse(ffn: ServedFFN, family: Family) -> bool:
     # In opt the FFN is no module of its own: there is no forward to exchange.
     skips = not isinstance(ffn.activation, ThresholdedSiLU) and family.ffn != ""
     return ffn.max_tokens > 0 and plain and skips
+
+
+def _is_split(down: Any) -> bool:
+    """Whether each of several GPUs has a share of the neurons; their sums are added up."""
+    return isinstance(down, RowParallelLinear) and down.tp_size > 1
 
 
 def _is_near(a: Tensor, b: Tensor) -> bool:
