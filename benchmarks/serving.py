@@ -124,23 +124,17 @@ def serving(model: str, dtype: str, options: list[str], log: Path) -> Iterator[S
         process = subprocess.Popen(command, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}"
     try:
-        while not _is_up(url):
-            if process.poll() is not None:
-                raise SystemExit(f"the server ended; see {log}")
+        while process.poll() is None:
             time.sleep(1)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                break
+        else:
+            raise SystemExit(f"the server ended; see {log}")
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
         yield Server(process, url, client, model)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
-
-
-def _is_up(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
 
 
 def greedy_texts(model: str, dtype: str) -> dict[str, str]:
