@@ -261,7 +261,6 @@ def main() -> None:
     texts = greedy_texts(given.model, given.dtype)
     options = ["--max-model-len", "512", "--max-num-seqs", "32", *given.options]
     given.folder.parent.mkdir(parents=True, exist_ok=True)
-    # The model's name, not its path: a record is read elsewhere.
     record: dict = {"model": Path(given.model).name, "dtype": given.dtype, "options": options}
     record |= {"ways": WAYS, "speeds": {}}
     for way in ["sparse"] if given.minutes else WAYS:
@@ -285,8 +284,7 @@ def report(record: dict) -> str:
     """Return the record as Markdown."""
     source, live = record["provenance"], record["metrics"]
     lines = [
-        "# vLLM with the plugin",
-        "",
+        "# vLLM with the plugin\n",
         f"`{source['command']}`, {source['date']}, {source['device']}, {os.cpu_count()} cores. "
         f"{record['model']}, {record['dtype']}, vLLM {record['vllm']} with `{' '.join(record['options'])}`.",
         "",
