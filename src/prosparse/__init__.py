@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prosparse.runtime.accelerate import accelerate
     from prosparse.runtime.doctor import doctor
     from prosparse.runtime.generate import generate
+    from prosparse.serving.run import serve
     from prosparse.thresholds.run import threshold
     from prosparse.training.run import train
 
@@ -66,6 +67,7 @@ _VERBS = {
     "quantize_in_place": "prosparse.quantization.in_place",
     "relufy": "prosparse.model.relufy",
     "report": "prosparse.reporting.page",
+    "serve": "prosparse.serving.run",
     "sparsify": "prosparse.pipeline.run",
     "threshold": "prosparse.thresholds.run",
     "train": "prosparse.training.run",
@@ -96,6 +98,7 @@ __all__ = [
     "quantize_in_place",
     "relufy",
     "report",
+    "serve",
     "sparsify",
     "threshold",
     "train",

@@ -286,3 +286,15 @@ def test_a_push_of_what_is_no_checkpoint(prosparse, tmp_path):
     result = prosparse("push", tmp_path / "nowhere", "me/model")
     assert result.code == 2
     assert "nowhere is no folder" in result.complaint
+
+
+def test_serving_a_model_without_zeros(prosparse, checkpoint):
+    result = prosparse("serve", checkpoint, "--port", "8731")
+    assert result.code == 2
+    assert "gives no zeros to skip" in result.complaint
+
+
+def test_serving_by_an_engine_that_is_not_known(prosparse, relu_checkpoint):
+    result = prosparse("serve", relu_checkpoint, "--engine", "tgi")
+    assert result.code == 2
+    assert "--engine must be one of auto, vllm, transformers" in result.complaint

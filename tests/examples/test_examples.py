@@ -177,3 +177,11 @@ def test_examples_are_short_and_use_the_public_interface_only(path):
 def test_the_recipe_of_the_training_example_is_whole():
     recipe = load_recipe(EXAMPLES / "02_train.yaml")
     assert [stage.factor for stage in recipe.regularization.stages] == [0, 0.3, 3]
+
+
+def test_a_server_answers(run, relu_checkpoint):
+    for package in ("fastapi", "uvicorn", "openai", "prometheus_client"):
+        pytest.importorskip(package)
+    printed = run("16_serve.py", relu_checkpoint, "def add_1(x):")
+    assert printed.startswith("def add_1(x):")
+    assert 'prosparse_ffn_calls_total{path="sparse"}' in printed

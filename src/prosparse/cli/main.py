@@ -36,6 +36,7 @@ from prosparse.cli.push import push
 from prosparse.cli.quantize import quantize
 from prosparse.cli.relufy import relufy
 from prosparse.cli.report import report
+from prosparse.cli.serve import serve
 from prosparse.cli.sparsify import sparsify
 from prosparse.cli.threshold import threshold
 from prosparse.cli.train import train
@@ -87,7 +88,7 @@ def _spoken(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (sparsify, relufy, train, measure, threshold, quantize, generate, inspect, evaluate):
     app.command()(_spoken(verb))
-for verb in (plan, fit, frontier, export, push, report, doctor):
+for verb in (serve, plan, fit, frontier, export, push, report, doctor):
     app.command()(_spoken(verb))
 
 benches = typer.Typer(no_args_is_help=True, help=bench.__doc__)

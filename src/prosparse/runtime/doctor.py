@@ -46,6 +46,7 @@ PACKAGES = (
     ("scipy", "laws", "Without it `prosparse fit` and `prosparse plan` do not run."),
     ("jinja2", "report", "Without it `prosparse report` does not run."),
     ("matplotlib", "report", "Without it reports have no plots."),
+    ("fastapi", "serve", "Without it or vLLM `prosparse serve` does not run."),
     ("peft", "lora", "Without it recipes with `lora` do not run."),
 )
 """Package, extra of prosparse that brings it, and what its absence costs."""
