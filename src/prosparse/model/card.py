@@ -142,7 +142,8 @@ def model_card(
         "shifted_relu": f"shifted ReLU, max(x - {activation.param}, 0) "
         f"(`hidden_act: shifted_relu`, `hidden_act_param: {activation.param}`)",
     }
-    origin, steps = _earlier(Path(model.config.name_or_path)) or (base, [])
+    read_from = model.config.name_or_path
+    origin, steps = (_earlier(Path(read_from)) if read_from else None) or (base, [])
     steps += [" ".join(notes)] if notes else []
     is_on_the_hub = HUB_ID.fullmatch(origin) and not Path(origin).exists()
     return CARD.format(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MODULE = "modeling_prosparse"
 AUTO_CLASS = "AutoModelForCausalLM"
+AUTO_MAP = "auto_map"
 UNKNOWN_TO_TRANSFORMERS = tuple(SPARSE_ACTIVATIONS.keys() - {"relu"})
 
 CODE = Template('''\
@@ -147,14 +148,14 @@ def write_standalone(model: PreTrainedModel, folder: Path) -> None:
     """
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    auto_map = config.pop("auto_map", {})
+    auto_map = config.pop(AUTO_MAP, {})
     stock = _stock_class(model)
     if stock is None or any(f"{MODULE}." not in value for value in auto_map.values()):
         return
     config["architectures"] = [stock]
     code = folder / f"{MODULE}.py"
     if needs_code(model):
-        config["auto_map"] = {AUTO_CLASS: f"{MODULE}.{stock}"}
+        config[AUTO_MAP] = {AUTO_CLASS: f"{MODULE}.{stock}"}
         write_whole(code, modeling_code(model, stock))
     else:
         code.unlink(missing_ok=True)  # transformers copies the code that a model came with
@@ -195,10 +196,10 @@ def forget_code(model: PreTrainedModel) -> None:
 
     transformers' own `save_pretrained` and `push_to_hub` would write the name, but not the file.
     """
-    auto_map = getattr(model.config, "auto_map", None) or {}
+    auto_map = getattr(model.config, AUTO_MAP, None) or {}
     ours = [value for value in auto_map.values() if f"{MODULE}." in value]
     if ours and len(ours) == len(auto_map) and not is_standalone(model):
-        del model.config.auto_map
+        delattr(model.config, AUTO_MAP)
 
 
 def _stock_class(model: PreTrainedModel) -> str | None:
