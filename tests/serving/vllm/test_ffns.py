@@ -82,6 +82,10 @@ def has_sparse_path(ffn) -> bool:
         pytest.param("llama", "fatrelu", {"threshold": 0.05}, id="fatrelu"),
         pytest.param("llama", "drelu", {}, id="drelu"),
         pytest.param("gpt2", "relu", {}, id="plain, with biases"),
+        pytest.param("gemma2", "fatrelu", {"threshold": 0.05}, id="another config key"),
+        pytest.param("phi3", "fatrelu", {"threshold": 0.05}, id="fused in the checkpoint"),
+        pytest.param("bloom", "relu", {}, id="a residual behind, no config key"),
+        pytest.param("gpt_neox", "shifted_relu", {"bias": 0.05}, id="shifted"),
         pytest.param("smollm3", "fatrelu", {"threshold": 0.05}, id="transformers' code in vLLM"),
     ],
 )
