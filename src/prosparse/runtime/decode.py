@@ -22,6 +22,7 @@ from prosparse.errors import UserError
 from prosparse.runtime.accelerate import is_accelerated
 from prosparse.runtime.compiled import compile_step
 from prosparse.runtime.decodable import arguments, cache_name, num_cache_layers, why_no_decoder
+from prosparse.runtime.llama_step import LlamaStep, why_no_llama_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +65,8 @@ class Decoder:
         compile: Mode of `torch.compile` for the model's part of the step, such as `default` or
             `max-autotune-no-cudagraphs`; None runs it as it is.
         graph: Capture the step in a CUDA graph and replay it.
+        one_call: On a CPU, take the step in one call of our library where the model allows it, the prompt
+            stands alone and nothing is compiled.
         keeps_shared_inputs: See `compile_step`; None: where the FFNs are sparse.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with this much probability, in (0, 1].
@@ -79,6 +82,7 @@ class Decoder:
         max_length: int,
         compile: str | None = None,
         graph: bool = False,
+        one_call: bool = True,
         keeps_shared_inputs: bool | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -94,6 +98,8 @@ class Decoder:
         self._top_p = top_p
         self._wants_graph = graph
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._wants_one_call = one_call and compile is None
+        self._one_call: LlamaStep | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
         self._is_compiled = compile is not None
         self._are_guards_checked = False
@@ -145,6 +151,7 @@ class Decoder:
         else:
             self._write(self._sample(logits))
         self._start = [buffer.clone() for buffer in self._buffers()]
+        self._one_call = self._llama_step()
         self._prompt_length, self.length = length, length + 1
         return self._ids[:, length : length + 1].clone()
 
@@ -154,7 +161,9 @@ class Decoder:
         assert 0 < self.length < self.max_length, "prefill first, and stay within max_length"
         if self._wants_graph and self._graph is None:
             self._graph = self._capture()
-        if self._graph is None:
+        if self._one_call is not None:
+            self._advance_in_one_call(self._one_call)
+        elif self._graph is None:
             with self._guards():
                 self._advance()
         else:
@@ -262,6 +271,22 @@ class Decoder:
         self._cached.add_(1)
         self._position.add_(1)
         self._write(found if self._temperature == 0 else self._sample(found))
+
+    def _llama_step(self) -> LlamaStep | None:
+        """After a prompt: return what takes the next steps in one call each, if anything does."""
+        is_alone = len(self._ids) == 1 and bool(self._mask.all())
+        if not (self._wants_one_call and is_alone) or why_no_llama_step(self.model) is not None:
+            return None
+        return LlamaStep(self.model, self._cache.layers, self.max_length)
+
+    def _advance_in_one_call(self, step: LlamaStep) -> None:
+        likeliest = step(int(self._ids[0, self.length - 1]), self.length - 1)
+        self._cached.add_(1)
+        self._position.add_(1)
+        if self._temperature == 0:
+            self._ids[0, self.length] = likeliest
+        else:
+            self._write(self._sample(step.logits))
 
     def _logits_or_likeliest(self, **inputs: Any) -> Tensor:
         """What of the step is compiled: the model, and the choice unless it is drawn."""
