@@ -12,48 +12,27 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, StaticLayer
+from transformers.cache_utils import Cache
 
 from prosparse.errors import UserError
 from prosparse.runtime.accelerate import is_accelerated
 from prosparse.runtime.compiled import compile_step
 from prosparse.runtime.decodable import arguments, cache_name, num_cache_layers, why_no_decoder
 from prosparse.runtime.llama_step import LlamaStep, why_no_llama_step
+from prosparse.runtime.sampling import sampled_by_transformers, sampled_on_device
+from prosparse.runtime.static_layer import StaticLayerOfAll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
+    from transformers.cache_utils import CacheLayerMixin
 
 NUM_WARM_UPS = 2
-
-
-class _Layer(StaticLayer):
-    """Keys and values of one layer; where to write is the same for all layers, and kept once.
-
-    A stock layer counts its own tokens, one kernel per layer and step.
-    """
-
-    def __init__(self, max_length: int, cached: Tensor) -> None:
-        super().__init__(max_length)
-        self.cumulative_length = cached
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values, [B, heads, new, head_dim]; return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        new = torch.arange(key_states.shape[-2], device=self.device) + self.cumulative_length
-        self.keys.index_copy_(2, new, key_states)
-        self.values.index_copy_(2, new, value_states)
-        return self.keys, self.values
 
 
 class Decoder:
@@ -146,12 +125,12 @@ class Decoder:
         ).logits[:, -1]
         self._cached.fill_(length)
         self._position.copy_(positions[:, -1:] + 1)
+        self._one_call = self._llama_step()
         if self._temperature == 0:
             self._write(logits.argmax(dim=-1, keepdim=True))
         else:
             self._write(self._sample(logits))
         self._start = [buffer.clone() for buffer in self._buffers()]
-        self._one_call = self._llama_step()
         self._prompt_length, self.length = length, length + 1
         return self._ids[:, length : length + 1].clone()
 
@@ -238,7 +217,9 @@ class Decoder:
         self._position = torch.zeros(batch, 1, dtype=torch.long, device=device)
         # Full layers for sliding windows too, which count on the host; the mask keeps the window.
         count = num_cache_layers(self.model)
-        self._cache = Cache(layers=[_Layer(self.max_length, self._cached) for _ in range(count)])
+        self._cache = Cache(
+            layers=[StaticLayerOfAll(self.max_length, self._cached) for _ in range(count)]
+        )
 
     def _forget_graph_of_other_weights(self) -> None:
         """A graph reads the addresses it was captured with: `accelerate` and `.to()` change them."""
@@ -277,7 +258,8 @@ class Decoder:
         is_alone = len(self._ids) == 1 and bool(self._mask.all())
         if not (self._wants_one_call and is_alone) or why_no_llama_step(self.model) is not None:
             return None
-        return LlamaStep(self.model, self._cache.layers, self.max_length)
+        layers = cast("list[CacheLayerMixin]", self._cache.layers)
+        return LlamaStep(self.model, layers, self.max_length)
 
     def _advance_in_one_call(self, step: LlamaStep) -> None:
         likeliest = step(int(self._ids[0, self.length - 1]), self.length - 1)
@@ -297,13 +279,8 @@ class Decoder:
         self._ids.index_copy_(1, self._cached.view(1), tokens_B1)
 
     def _sample(self, logits_BV: Tensor) -> Tensor:
-        probs, tokens = (
-            (logits_BV.float() / self._temperature).softmax(dim=-1).sort(descending=True)
-        )
-        probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= self._top_p, 0)
-        # The largest p / Exp(1) is token i with probability p_i; multinomial would ask the host.
-        noise = torch.empty_like(probs).exponential_().clamp_min_(torch.finfo(probs.dtype).tiny)
-        return tokens.gather(-1, (probs / noise).argmax(dim=-1, keepdim=True))
+        draw = sampled_on_device if self._one_call is None else sampled_by_transformers
+        return draw(logits_BV.float(), self._temperature, self._top_p)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         before = [buffer.clone() for buffer in self._buffers()]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
-    from transformers.cache_utils import StaticLayer
+    from transformers.cache_utils import CacheLayerMixin
 
 MOST_HEAD_DIM = 256
 
@@ -64,7 +64,7 @@ class LlamaStep:
     """
 
     def __init__(
-        self, model: PreTrainedModel, cache: Sequence[StaticLayer], max_length: int
+        self, model: PreTrainedModel, cache: Sequence[CacheLayerMixin], max_length: int
     ) -> None:
         llama = cast("LlamaForCausalLM", model)
         config, body = llama.config, llama.model
@@ -79,8 +79,8 @@ class LlamaStep:
                 layer.post_attention_layernorm.weight.data_ptr(),
                 *attention,
                 *ffn,
-                past.keys.data_ptr(),
-                past.values.data_ptr(),
+                cast("Tensor", past.keys).data_ptr(),
+                cast("Tensor", past.values).data_ptr(),
             )
             for layer, attention, ffn, past in zip(
                 body.layers, rest[::2], rest[1::2], cache, strict=True
@@ -137,7 +137,8 @@ def _projection_jobs(x: Tensor, modules: Sequence[nn.Module]) -> list[Job] | Non
     weights, scales = zip(*map(_rows, modules), strict=True)
     if not all(weight.is_contiguous() for weight in weights):
         return None
-    return projection_jobs(x, weights, scales, [module.bias for module in modules])
+    biases = [cast("Tensor | None", module.bias) for module in modules]
+    return projection_jobs(x, weights, scales, biases)
 
 
 def _rows(module: nn.Module) -> tuple[Tensor, Tensor | None]:
