@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
-    from transformers.cache_utils import CacheLayerMixin
 
 NUM_WARM_UPS = 2
 
@@ -258,8 +257,7 @@ class Decoder:
         is_alone = len(self._ids) == 1 and bool(self._mask.all())
         if not (self._wants_one_call and is_alone) or why_no_llama_step(self.model) is not None:
             return None
-        layers = cast("list[CacheLayerMixin]", self._cache.layers)
-        return LlamaStep(self.model, layers, self.max_length)
+        return LlamaStep(self.model, self._cache, self.max_length)
 
     def _advance_in_one_call(self, step: LlamaStep) -> None:
         likeliest = step(int(self._ids[0, self.length - 1]), self.length - 1)

@@ -20,13 +20,14 @@ from prosparse.kernels.backend import choose_backend
 from prosparse.kernels.cpu.library import Decode, Job, Layer, library
 from prosparse.kernels.cpu.operators import KINDS, ffn_jobs, matrix, projection_jobs
 from prosparse.model.quantized import QuantizedEmbedding, QuantizedLinear, TiedHead
+from prosparse.runtime import few_tokens
 from prosparse.runtime.sparse_ffn import PATH, SparsePath, is_swapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
-    from transformers.cache_utils import CacheLayerMixin
+    from transformers.cache_utils import Cache, StaticLayer
 
 MOST_HEAD_DIM = 256
 
@@ -41,13 +42,14 @@ def why_no_llama_step(model: PreTrainedModel) -> str | None:
     if not all(type(path) is SparsePath and not path.is_screened for path in paths):
         return "Its FFNs are not accelerated, or go by predictors or a screen."
     if torch.is_autocast_enabled("cpu") or any(map(_is_watched, model.modules())):
-        return "Autocast or a hook wants to see its operators one by one."
+        return "Autocast, a hook or a replaced forward wants to see its operators one by one."
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) > 1 or not dtypes <= KINDS.keys():
         return f"Its weights are of several or other dtypes: {', '.join(map(str, dtypes))}."
     if _head_dim(model) % 2 or _head_dim(model) > MOST_HEAD_DIM:
         return f"Its heads are {_head_dim(model)} wide."
-    if any(jobs is None for jobs in _all_jobs(model)):
+    embedding = type(model.model.embed_tokens)
+    if embedding not in (nn.Embedding, QuantizedEmbedding) or None in _all_jobs(model):
         return "Its projections are of other kinds, or their groups no whole blocks."
     return None
 
@@ -59,19 +61,18 @@ class LlamaStep:
 
     Args:
         model: The Llama.
-        cache: Keys and values of each layer, [1, KV heads, max_length, head_dim].
+        cache: Static; it holds keys and values of each layer, [1, KV heads, max_length, head_dim].
         max_length: Of the sequence.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, cache: Sequence[CacheLayerMixin], max_length: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, cache: Cache, max_length: int) -> None:
         llama = cast("LlamaForCausalLM", model)
         config, body = llama.config, llama.model
         self.logits = torch.empty(1, config.vocab_size, dtype=llama.dtype)
         positions = torch.arange(max_length)[None]
         self._angles = body.rotary_emb(self.logits, positions)  # [1, max_length, head_dim] each
         cosines, sines = self._angles
+        pasts = cast("list[StaticLayer]", cache.layers)
         head, *rest = (cast("list[Job]", found) for found in _all_jobs(llama))
         layers = [
             Layer(
@@ -83,7 +84,7 @@ class LlamaStep:
                 cast("Tensor", past.values).data_ptr(),
             )
             for layer, attention, ffn, past in zip(
-                body.layers, rest[::2], rest[1::2], cache, strict=True
+                body.layers, rest[::2], rest[1::2], pasts, strict=True
             )
         ]
         self._layers = (Layer * len(layers))(*layers)
@@ -132,7 +133,7 @@ def _all_jobs(llama: LlamaForCausalLM) -> list[list[Job] | None]:
 
 
 def _projection_jobs(x: Tensor, modules: Sequence[nn.Module]) -> list[Job] | None:
-    if not all(isinstance(module, nn.Linear | QuantizedLinear | TiedHead) for module in modules):
+    if not all(type(module) in few_tokens.SECOND_WAYS.values() for module in modules):
         return None
     weights, scales = zip(*map(_rows, modules), strict=True)
     if not all(weight.is_contiguous() for weight in weights):
@@ -154,7 +155,7 @@ def _path(layer: nn.Module) -> SparsePath | None:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _head_dim(llama: PreTrainedModel) -> int:
