@@ -62,19 +62,34 @@ def test_the_record_is_about_the_checkpoint(wide, texts, tmp_path):
 
 def test_what_was_measured_is_what_was_written(wide, packed, texts):
     record = read_record(packed)
-    set_aside = 1  # window of each, for 64 tokens each
+    set_aside = 1 + 4  # windows of each: one to measure layers alone, four of eight to measure all
     for folder, measured in ((wide, record.before), (packed, record.after)):
         options = {"context_length": 64, "precision": "float32", "progress": False}
-        longer = ps.measure(folder, texts, tokens=256 + 64, **options)
+        longer = ps.measure(folder, texts, tokens=256 + 64 * set_aside, **options)
         first = ps.measure(folder, texts, tokens=64 * set_aside, **options)
         for found, all_of, beginning in zip(measured, longer.data, first.data, strict=True):
             assert found.num_tokens == 256
-            rest = (5 * all_of.loss - beginning.loss) / 4
+            rest = ((4 + set_aside) * all_of.loss - set_aside * beginning.loss) / 4
             assert found.loss == pytest.approx(rest, abs=2e-5)
     increases = [a.loss - b.loss for a, b in zip(record.after, record.before, strict=True)]
     expected = math.expm1(sum(increases) / len(increases))
     assert record.perplexity_increase == pytest.approx(expected, rel=1e-9)
-    assert record.deciding_tokens == 128
+    assert (record.deciding_tokens, record.cutting_tokens) == (128, 2 * 4 * 64)
+
+
+def test_the_budget_is_spent_on_text_of_its_own(wide, texts, tmp_path):
+    """Between what 8 bits and 4 bits cost there is a budget that some layers fit into."""
+    costs = {}
+    for bits in (8, 4):
+        record = ps.quantize(wide, texts, bits=bits, out=tmp_path / f"{bits}", **ANY_COST, **SHORT)
+        costs[bits] = record.cutting_increase
+    assert costs[8] < costs[4]
+    budget = max(costs[8], 0) + (costs[4] - max(costs[8], 0)) / 2
+    record = ps.quantize(
+        wide, texts, bits=4, out=tmp_path / "some", max_perplexity_increase=budget, **SHORT
+    )
+    assert 0 < len(record.held_in(4)) < len(record.layers)
+    assert record.cutting_increase <= budget
 
 
 def test_activation_and_dtype_stay(packed):
@@ -145,7 +160,7 @@ def test_refusals(wide, relu_checkpoint, texts, tmp_path):
     refused("--bits must be 8 or 4; found 5", bits=5)
     refused("--max-perplexity-increase must be >= 0; found -1", max_perplexity_increase=-1)
     refused("--deciding-tokens must be at least 2; found 1", deciding_tokens=1)
-    refused("128 windows of 64 tokens; 200 decide", tokens=64, deciding_tokens=25600)
+    refused("128 windows of 64 tokens; 204 decide", tokens=64, deciding_tokens=25600)
     refused("multiple of it", model=relu_checkpoint)
     (tmp_path / "out").mkdir()
     with pytest.raises(ps.UserError, match="--overwrite"):
