@@ -81,6 +81,7 @@ def decide(
     group_size: int = GROUP_SIZE,
     longer: Sequence[Windows] = (),
     precision: str = "float32",
+    safety: float = 1.0,
 ) -> Plan:
     """Return in how many bits each layer can be held; the model is what it was afterwards.
 
@@ -88,12 +89,13 @@ def decide(
         model: Not quantized.
         ids_WS: Text to decide on, int64 [windows, length].
         bits: 8 or 4: the least.
-        max_cost: Of all of them together, in nats per token; see `Trial.together`.
+        max_cost: Of all of them together, in nats per token; see `plan_bits`.
         progress: Show a progress bar.
         among: Layers to decide on; None is all of them.
         group_size: Values that share a scale.
         longer: Text to measure on what they cost together, if that is not to be their divergence.
         precision: Of the passes over it.
+        safety: See `plan_bits`.
 
     Raises:
         UserError: It is quantized already, or d_model is no multiple of `group_size`.
@@ -109,7 +111,7 @@ def decide(
             precision=precision,
             on_pass=bar.update,
         )
-        return plan_bits(trial, found, bits, max_cost)
+        return plan_bits(trial, found, bits, max_cost, safety)
 
 
 def held_only(plan: Plan) -> dict[str, int]:

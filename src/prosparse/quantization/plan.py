@@ -42,14 +42,18 @@ class Plan:
     """Of all of them together, in nats per token: what had to stay within the budget."""
 
 
-def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_cost: float) -> Plan:
+def plan_bits(
+    trial: Trial, found: Sequence[Place], bits: int, max_cost: float, safety: float = 1.0
+) -> Plan:
     """Return in how many bits each place is held: `bits`, 8, or None where even 8 cost too much.
 
     Args:
         trial: The model and the text.
         found: The places to decide on, of that model.
         bits: 8 or 4: the least.
-        max_cost: Of all together, by `Trial.together`, in nats per token.
+        max_cost: Of all together, in nats per token: by `Trial.together` at 4 bits. At 8 bits it is
+            smaller than what the loss of some windows can tell, and the divergence has to do.
+        safety: Share of it that the divergence may use at 8 bits.
 
     Raises:
         UserError: `bits` is neither, or `max_cost` is negative.
@@ -59,7 +63,7 @@ def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_cost: float) 
     if not max_cost >= 0:
         raise UserError(f"The budget must be >= 0; found {max_cost:g} nats.")
     alone: dict[str, dict[int, float]] = {place.name: {} for place in found}
-    limits = {8: max_cost * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_cost}
+    limits = {8: safety * max_cost * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_cost}
     held: dict[Place, int] = {}
     candidates = list(found)
     for width in WIDTHS[: WIDTHS.index(bits) + 1]:
@@ -67,9 +71,9 @@ def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_cost: float) 
         candidates = _longest_within(trial, held, order, width, limits[width])
         held |= dict.fromkeys(candidates, width)
     plan = {place.name: held.get(place) for place in found}
-    if not held:
-        return Plan(plan, alone, 0.0, 0.0)
-    return Plan(plan, alone, trial.divergence(held), trial.together(held))
+    divergence = trial.divergence(held) if held else 0.0
+    cost = trial.together(held) if held and bits == 4 else divergence
+    return Plan(plan, alone, divergence, cost)
 
 
 def _by_cost(
@@ -103,7 +107,8 @@ def _longest_within(
     """Return the longest beginning of `order` that can have `width` bits too, with `held`."""
 
     def fits(count: int) -> bool:
-        return trial.together({**held, **dict.fromkeys(order[:count], width)}) <= limit
+        cost = trial.together if width == 4 else trial.divergence
+        return cost({**held, **dict.fromkeys(order[:count], width)}) <= limit
 
     if fits(len(order)):
         return list(order)
