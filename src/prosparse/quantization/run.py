@@ -42,7 +42,7 @@ SAFETY = 0.2
 text in long windows rose by about three times the divergence on short deciding windows."""
 CUT_WINDOWS = 8
 """Whole windows, of all data sets together and at least two of each, to measure on what layers in 4 bits cost
-together. Their loss has a standard error of about half a percent, which is half of a budget for 8 bits."""
+together. Their standard error is of the size of a budget for 8 bits."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
