@@ -163,5 +163,7 @@ def test_the_sentences_on_our_own_dense_kernels_are_those_of_their_record():
         f"gate reaches {100 * share[gate, 0.9]:.0f} % ({100 * share[gate, 0.0]:.0f} % at 0 % zeros)",
         f"reach {100 * share[pair[0], 0.9]:.0f} and {100 * share[pair[1], 0.9]:.0f} % as single operators",
         f"and {100 * gathered:.0f} % inside the FFN",
+        f"take {us(ffn, 0.9) - us(gate, 0.9):,.0f} us together, as two calls "
+        f"{sum(us(name, 0.9) for name in pair):,.0f}",
     ):
         assert sentence in page
