@@ -66,7 +66,7 @@ sanitize: $(VENV)/.dev
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PROSPARSE_TEST_CPU_LIBRARY=$(SANITIZED)/libprosparse_cpu.so \
 	  $(BIN)/python -m pytest -n 0 --timeout 600 \
-	  tests/kernels/cpu/test_fuzz.py tests/kernels/cpu/test_operators.py
+	  tests/kernels/cpu/test_fuzz.py tests/kernels/cpu/test_operators.py tests/kernels/cpu/test_decode.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from race_llamacpp import can_repack, llama_decode, write_gguf
+from race_llamacpp import NO_FFN, can_repack, llama_decode, write_gguf
 from torch import Tensor
 
 import prosparse as ps
@@ -27,7 +27,6 @@ from prosparse.kernels.projections import ALL_PASS
 from prosparse.model.ffn import ffns
 from prosparse.model.quantized import GROUP_SIZE
 from prosparse.model.quantizing import hold_all, places
-from prosparse.runtime import few_tokens
 from prosparse.runtime.decode import Decoder
 from prosparse.runtime.sparse_ffn import PATH, SparsePath
 
@@ -114,15 +113,14 @@ def _llamacpp(model: PreTrainedModel, kind: str, course: Course, stack: ExitStac
 
 
 def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -> list[Entrant]:
-    base = copy.deepcopy(model)
+    base, no_ffn = copy.deepcopy(model), copy.deepcopy(model)
+    _keep_few_neurons(no_ffn)
     if bits < 16:
         _hold_everything(base, bits)
+        _hold_everything(no_ffn, bits)
     stack.enter_context(endless(base))
-    no_ffn = _twin(base)
-    stack.enter_context(bare(no_ffn, keep_attention=True))
-    modules = list(no_ffn.modules())
-    for projection in few_tokens.plain_linears(modules) + few_tokens.packed_projections(modules):
-        few_tokens.swap_in(projection, max_tokens=1)
+    stack.enter_context(endless(no_ffn))
+    stack.enter_context(ps.accelerate(no_ffn, max_tokens=1))
     rest = _loop(no_ffn, course)
     # The one that lays the weights out comes first and is taken away last.
     dense = _twin(base)
@@ -139,6 +137,14 @@ def _ours(model: PreTrainedModel, bits: int, course: Course, stack: ExitStack) -
         share = sum(layers) / len(layers) if wanted is None else wanted
         found.append(Entrant(f"ours, sparse {share:.1%}", bits, _loop(sparse, course), mb, rest))
     return found
+
+
+def _keep_few_neurons(model: PreTrainedModel) -> None:
+    """Leave as few neurons in every FFN as llama.cpp's file without FFNs has."""
+    for layer in cast("LlamaForCausalLM", model).model.layers:
+        gate, up, down = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj
+        gate.weight.data, up.weight.data = gate.weight[:NO_FFN].clone(), up.weight[:NO_FFN].clone()
+        down.weight.data = down.weight[:, :NO_FFN].clone()
 
 
 def _hold_everything(model: PreTrainedModel, bits: int) -> None:
@@ -162,5 +168,4 @@ def _let_all_pass(model: PreTrainedModel) -> None:
 
 
 def _loop(model: PreTrainedModel, course: Course) -> Decode:
-    compile_mode = "default" if course.compiled else None
-    return loop_decode(Decoder(model, max_length=course.max_length, compile=compile_mode))
+    return loop_decode(Decoder(model, max_length=course.max_length))

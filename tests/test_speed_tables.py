@@ -139,3 +139,31 @@ def test_the_sentences_on_a_whole_decode_are_those_of_its_record():
         in kernels
     )
     assert f"own dense one {exact / ours:.2f}x and {screened / ours:.2f}x" in kernels
+
+
+def test_the_sentences_on_our_own_dense_kernels_are_those_of_their_record():
+    rows = read_record(ROOT / "benchmarks/results/ops_7b_own_dense_cpu_2026-11-26").rows
+    ours = {(row.contender, round(row.sparsity, 1)): row for row in rows if not row.is_dense}
+
+    def us(name, sparsity):
+        return ours[name, sparsity].us
+
+    def gain(*names):
+        return sum(us(n, 0.0) for n in names) / sum(us(n, 0.9) for n in names)
+
+    ffn, gate, pair = "sparse_ffn, cpu", "gate, cpu", ("sparse_up, cpu", "sparse_down, cpu")
+    inside = (us(ffn, 0.0) - us(gate, 0.0)) / (us(ffn, 0.9) - us(gate, 0.9))
+    share = {key: row.limit_us / row.us for key, row in ours.items()}
+    gathered = sum(ours[name, 0.9].limit_us for name in pair) / (us(ffn, 0.9) - us(gate, 0.9))
+    eight, four = (gain(f"sparse_ffn, int{bits} weights, cpu") for bits in (8, 4))
+    page = " ".join((ROOT / "docs/cpu.md").read_text("utf-8").split())
+    for sentence in (
+        f"is {gain(ffn):.2f}x as fast with 16-bit weights, {eight:.2f}x with 8 and {four:.2f}x with 4",
+        f"are {inside:.2f}x as fast; called one by one they are {gain(*pair):.2f}x",
+        f"gate reaches {100 * share[gate, 0.9]:.0f} % ({100 * share[gate, 0.0]:.0f} % at 0 % zeros)",
+        f"reach {100 * share[pair[0], 0.9]:.0f} and {100 * share[pair[1], 0.9]:.0f} % as single operators",
+        f"and {100 * gathered:.0f} % inside the FFN",
+        f"take {us(ffn, 0.9) - us(gate, 0.9):,.0f} us together, as two calls "
+        f"{sum(us(name, 0.9) for name in pair):,.0f}",
+    ):
+        assert sentence in page

@@ -19,11 +19,14 @@ from prosparse.errors import UserError
 from prosparse.kernels.backend import choose_backend, implementation, use_backend
 from prosparse.model import shapes
 from prosparse.records.files import read_record
-from prosparse.runtime.accelerate import accelerate
+from prosparse.runtime.accelerate import accelerate, is_accelerated
 from tests.conftest import tiny_llama
+from tests.runtime.models import relu_model
 
 OPTIONS = {"device": "cpu", "quick": True, "tokens": 6, "compiled": False}
-BY_ROWS = ["dense by our rows, our loop"] if choose_backend(torch.device("cpu")) == "cpu" else []
+HAS_KERNELS = choose_backend(torch.device("cpu")) == "cpu"
+BY_ROWS = ["dense by our rows, our loop"] if HAS_KERNELS else []
+ONE_CALL = ["sparse, one call"] if HAS_KERNELS else []
 PROMPT = torch.tensor([[5, 9, 30, 2]])
 
 
@@ -69,19 +72,20 @@ def test_random_weights_from_shape_to_record(tiny_shape, tmp_path):
         **OPTIONS,
     )
     assert [row.contender for row in record.rows] == [
-        "transformers generate", "dense, our loop", *BY_ROWS, "sparse, our loop",
+        "transformers generate", "dense, our loop", *BY_ROWS, "sparse, our loop", *ONE_CALL,
     ]  # fmt: skip
     assert record.not_run == ()
     for row in record.rows:
         assert row.check.first_difference is None
         assert row.check.num_tokens == 6
         assert 0 < row.ms_p10 <= row.ms <= row.ms_p90
-    dense, sparse = record.rows[1], record.rows[-1]
+    by_name = {row.contender: row for row in record.rows}
+    dense, sparse = by_name["dense, our loop"], by_name["sparse, our loop"]
     assert sparse.ms == pytest.approx(sparse.attention_ms + sparse.rest_ms + sparse.ffn_ms)
     assert dense.attention_ms == sparse.attention_ms
     assert record.rows[0].ffn_ms is None
     assert record.sparsity == pytest.approx(0.8, abs=0.1)
-    assert record.fastest_sparse.speedup == pytest.approx(record.fastest_dense.ms / sparse.ms)
+    assert sparse.speedup == pytest.approx(record.fastest_dense.ms / sparse.ms)
     skipped = record.dense_mb - sparse.mb
     assert skipped == pytest.approx(record.sparsity * record.ffn_mb * 2 / 3)
     assert [check.kind for check in record.exactness] == ["sparse"]
@@ -89,7 +93,7 @@ def test_random_weights_from_shape_to_record(tiny_shape, tmp_path):
         assert check.num_neurons == 2 * 5 * 192
         assert (check.num_differing, check.is_wrong) == (0, False)
     assert "computed in float64" in record.bound_method
-    assert len(seen) == 3 + len(BY_ROWS)
+    assert len(seen) == len(record.rows)
     assert read_record(tmp_path / "out") == record
 
 
@@ -111,7 +115,7 @@ def test_wrong_tokens_get_no_time(tiny_shape, enter):
     assert wrong.contender == "mine"
     assert wrong.check.is_wrong
     assert (wrong.ms, wrong.tokens_per_second, wrong.speedup) == (None, None, None)
-    assert record.fastest_sparse.contender == "sparse, our loop"
+    assert record.fastest_sparse.contender in ("sparse, our loop", *ONE_CALL)
 
 
 def test_right_tokens_of_wrong_logits_get_no_time(tiny_shape, monkeypatch):
@@ -136,7 +140,7 @@ def test_a_contender_that_fails_costs_only_itself(tiny_shape, enter):
     record = bench_decode(shape=tiny_shape, dtype="float32", **OPTIONS)
     (item,) = record.not_run
     assert (item.contender, item.is_failure) == ("mine", True)
-    assert len(record.rows) == 3 + len(BY_ROWS)
+    assert len(record.rows) == 3 + len(BY_ROWS + ONE_CALL)
 
 
 def test_a_loop_that_refuses_the_model_is_no_failure(tiny_shape, enter):
@@ -217,11 +221,21 @@ def test_compiled_contenders_are_for_where_there_is_a_compiler(monkeypatch):
 def test_without_the_cpu_kernels_nothing_is_read_by_rows():
     with use_backend("reference"):
         found = decode_contenders(torch.device("cpu"), compiled=False)
-    assert not [c for c in found if "rows" in c.name or "screened" in c.name]
+    absent = ("rows", "screened", "one call")
+    assert not [c for c in found if any(word in c.name for word in absent)]
+
+
+def test_what_is_no_llama_says_why_it_takes_no_call():
+    qwen = relu_model("qwen3")
+    for contender in decode_contenders(torch.device("cpu"), compiled=False):
+        if "one call" in contender.name:
+            with pytest.raises(UserError, match="Only a Llama"), contender.setup(qwen, 12):
+                pass
+    assert not is_accelerated(qwen)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantized_on_a_cpu_whatever_the_dtype(tiny_shape, bits):
     record = bench_decode(shape=tiny_shape, dtype="float32", weight_bits=bits, **OPTIONS)
-    assert [row.contender for row in record.rows] == ["sparse, our loop"]
+    assert [row.contender for row in record.rows] == ["sparse, our loop", *ONE_CALL]
     assert not record.rows[0].is_wrong

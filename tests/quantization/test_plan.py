@@ -24,6 +24,8 @@ class Costs:
         self.asked.append(dict(bits))
         return math.fsum(self.costs[place.name][width] for place, width in bits.items())
 
+    together = divergence
+
 
 def made(layers, outside=()):
     """Places named by layer and number, all of one size."""

@@ -62,19 +62,32 @@ def test_the_record_is_about_the_checkpoint(wide, texts, tmp_path):
 
 def test_what_was_measured_is_what_was_written(wide, packed, texts):
     record = read_record(packed)
-    set_aside = 1  # window of each, for 64 tokens each
+    set_aside = 1 + 4  # windows of each: one to measure layers alone, four of eight to measure all
     for folder, measured in ((wide, record.before), (packed, record.after)):
         options = {"context_length": 64, "precision": "float32", "progress": False}
-        longer = ps.measure(folder, texts, tokens=256 + 64, **options)
+        longer = ps.measure(folder, texts, tokens=256 + 64 * set_aside, **options)
         first = ps.measure(folder, texts, tokens=64 * set_aside, **options)
         for found, all_of, beginning in zip(measured, longer.data, first.data, strict=True):
             assert found.num_tokens == 256
-            rest = (5 * all_of.loss - beginning.loss) / 4
+            rest = ((4 + set_aside) * all_of.loss - set_aside * beginning.loss) / 4
             assert found.loss == pytest.approx(rest, abs=2e-5)
     increases = [a.loss - b.loss for a, b in zip(record.after, record.before, strict=True)]
     expected = math.expm1(sum(increases) / len(increases))
     assert record.perplexity_increase == pytest.approx(expected, rel=1e-9)
-    assert record.deciding_tokens == 128
+    assert (record.deciding_tokens, record.cutting_tokens) == (128, 2 * 4 * 64)
+
+
+def test_the_budget_of_four_bits_is_spent_on_text_of_its_own(wide, packed, texts, tmp_path):
+    budget = read_record(packed).cutting_increase / 2  # of what all of it costs
+    record = ps.quantize(
+        wide, texts, bits=4, out=tmp_path / "some", max_perplexity_increase=budget, **SHORT
+    )
+    assert len(record.held_in(4)) < len(record.layers)
+    assert record.cutting_increase <= budget
+    assert (
+        ps.quantize(wide, texts, bits=8, out=tmp_path / "eight", **ANY_COST, **SHORT).cutting_tokens
+        is None
+    )
 
 
 def test_activation_and_dtype_stay(packed):

@@ -2,10 +2,12 @@
 """A trial's divergence is that of the model so quantized, and leaves no trace."""
 
 import copy
+import math
 
 import pytest
 import torch
 
+from prosparse.measurement.perplexity import Windows, measure_windows, paired_increase
 from prosparse.model.quantizing import hold_all, places
 from prosparse.quantization.trial import Trial, replayed
 from tests.model.test_quantized import logits, relu_model
@@ -41,6 +43,22 @@ def test_several_together_and_a_tied_head():
     hold_all(twin, {place.name: 4 for place in found}, places(twin, 32), 32)
     expected = divergence(model, twin, ids)
     assert trial.divergence(dict.fromkeys(found, 4)) == pytest.approx(expected, rel=1e-2, abs=1e-6)
+
+
+def test_together_is_the_rise_of_the_loss_and_its_error():
+    model, longer = relu_model(), [Windows(n, n, tiny_tokens(24, batch_size=3, seed=s)) for n, s in
+                                   (("a", 1), ("b", 2))]  # fmt: skip
+    trial, found = Trial(model, tiny_tokens(24), group_size=32, longer=longer), places(model, 32)
+    twin = copy.deepcopy(model)
+    hold_all(twin, {place.name: 4 for place in found}, places(twin, 32), 32)
+    losses = [
+        [measure_windows(m, w, precision="float32").loss_W for w in longer] for m in (twin, model)
+    ]
+    increase, stderr = paired_increase(*losses)
+    expected = math.log1p(increase + stderr)
+    assert trial.together(dict.fromkeys(found, 4)) == pytest.approx(expected, rel=1e-6)
+    alone = Trial(model, tiny_tokens(24), group_size=32)
+    assert alone.together({found[0]: 4}) == alone.divergence({found[0]: 4})
 
 
 def test_nothing_is_left_behind():

@@ -7,6 +7,7 @@ import torch
 import prosparse as ps
 from prosparse.runtime import generate as module
 from prosparse.runtime.accelerate import is_accelerated
+from prosparse.runtime.llama_step import LlamaStep
 
 PROMPT = "The number"
 
@@ -131,22 +132,35 @@ def test_nothing_of_the_generation_is_kept_for_gradients(model):
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_sparse_text_is_dense_text(model, relu_checkpoint, sparse_calls, temperature):
-    options = {"max_new_tokens": 12, "temperature": temperature}
+@pytest.fixture
+def one_calls(monkeypatch):
+    """The positions of the tokens that were read in one call each."""
+    calls, original = [], LlamaStep.__call__
+
+    def noted(self, token, position):
+        calls.append(position)
+        return original(self, token, position)
+
+    monkeypatch.setattr(LlamaStep, "__call__", noted)
+    return calls
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
+def test_sparse_text_is_dense_text(model, relu_checkpoint, sparse_calls, one_calls, options):
+    options = {"max_new_tokens": 12, **options}
     expected = ps.generate(model, PROMPT, **options)
-    assert not sparse_calls
+    assert not sparse_calls + one_calls
     assert ps.generate(model, PROMPT, backend="sparse", **options) == expected
-    assert sparse_calls
+    assert sparse_calls + one_calls
     assert not is_accelerated(model)
     assert ps.generate(relu_checkpoint, PROMPT, backend="sparse", **options) == expected
 
 
-def test_an_accelerated_model_stays_accelerated(model, sparse_calls):
+def test_an_accelerated_model_stays_accelerated(model, sparse_calls, one_calls):
     with ps.accelerate(model, max_tokens=1):
         ps.generate(model, PROMPT, max_new_tokens=3, backend="sparse")
         assert is_accelerated(model)
-    assert set(sparse_calls) == {1}
+    assert set(sparse_calls) == {1} or len(one_calls) == 2
 
 
 def test_a_dense_model_has_no_sparse_text(checkpoint):

@@ -17,11 +17,13 @@ import torch
 from prosparse.benchmarking.decode_model import Traffic
 from prosparse.benchmarking.decode_runs import Decode, loop_decode, stock_decode
 from prosparse.benchmarking.tinygemm import dense_int4_ffns
+from prosparse.errors import UserError
 from prosparse.kernels.backend import choose_backend
 from prosparse.runtime import few_tokens
 from prosparse.runtime.accelerate import accelerate
 from prosparse.runtime.compiled import can_compile
 from prosparse.runtime.decode import Decoder
+from prosparse.runtime.llama_step import why_no_llama_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +87,7 @@ def decode_contenders(
             True, is_compiled=True,
         ),
         DecodeContender("sparse, our loop", _sparse(False), Traffic.sparse, is_own_loop=not compiled),
+        DecodeContender("sparse, one call", _sparse(False, one_call=True), Traffic.sparse),
         DecodeContender("screened, our loop", _sparse(False, True), Traffic.screened),
         DecodeContender(
             "sparse, our loop, compiled", _sparse(True), Traffic.sparse,
@@ -94,10 +97,10 @@ def decode_contenders(
             "screened, our loop, compiled", _sparse(True, True), Traffic.screened, is_compiled=True
         ),
     ]  # fmt: skip
-    if not on_gpu:
-        found = [c for c in found if "screened" not in c.name]
-        if choose_backend(device) != "cpu":
-            found = [c for c in found if "rows" not in c.name]
+    absent = ["one call"] if on_gpu else ["screened"]
+    if not on_gpu and choose_backend(device) != "cpu":
+        absent += ["one call", "rows"]
+    found = [c for c in found if not any(word in c.name for word in absent)]
     if weight_bits is not None:
         # A dense product of dequantized weights is what prompts use, and no baseline for decoding.
         found = [c for c in found if not c.is_dense and "screened" not in c.name]
@@ -115,8 +118,10 @@ def decode_contenders(
     return [contender for contender in found if compiled or not contender.is_compiled]
 
 
-def own_loop(compiled: bool, keeps_shared_inputs: bool | None = None) -> Setup:
-    """Return the setup of our decode loop: static cache, one captured graph for a step."""
+def own_loop(
+    compiled: bool, keeps_shared_inputs: bool | None = None, one_call: bool = False
+) -> Setup:
+    """Return the setup of our decode loop: static cache, one captured graph for a step, or one call."""
 
     @contextlib.contextmanager
     def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
@@ -126,6 +131,7 @@ def own_loop(compiled: bool, keeps_shared_inputs: bool | None = None) -> Setup:
                 max_length=max_length,
                 compile=COMPILE_MODES.get(model.device.type, "default") if compiled else None,
                 graph=model.device.type == "cuda",
+                one_call=one_call,
                 keeps_shared_inputs=keeps_shared_inputs,
             )
         )
@@ -141,14 +147,15 @@ def _stock(compile_mode: str | None) -> Setup:
     return setup
 
 
-def _sparse(compiled: bool, screened: bool = False) -> Setup:
+def _sparse(compiled: bool, screened: bool = False, one_call: bool = False) -> Setup:
     @contextlib.contextmanager
     def setup(model: PreTrainedModel, max_length: int) -> Iterator[Decode]:
-        with (
-            accelerate(model, max_tokens=1, screened=screened),
-            own_loop(compiled)(model, max_length) as decode,
-        ):
-            yield decode
+        with accelerate(model, max_tokens=1, screened=screened):
+            reason = why_no_llama_step(model) if one_call else None
+            if reason is not None:
+                raise UserError(reason)
+            with own_loop(compiled, one_call=one_call)(model, max_length) as decode:
+                yield decode
 
     return setup
 

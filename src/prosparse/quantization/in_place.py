@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from prosparse.measurement.perplexity import Windows
     from prosparse.model.quantizing import Place
 
 DEFAULT_BUDGETS = {8: 0.01, 4: 0.05}
@@ -74,10 +75,13 @@ def decide(
     model: PreTrainedModel,
     ids_WS: Tensor,
     bits: int,
-    max_divergence: float,
+    max_cost: float,
     progress: bool,
     among: Sequence[Place] | None = None,
     group_size: int = GROUP_SIZE,
+    longer: Sequence[Windows] = (),
+    precision: str = "float32",
+    safety: float = 1.0,
 ) -> Plan:
     """Return in how many bits each layer can be held; the model is what it was afterwards.
 
@@ -85,10 +89,13 @@ def decide(
         model: Not quantized.
         ids_WS: Text to decide on, int64 [windows, length].
         bits: 8 or 4: the least.
-        max_divergence: Of the predictions, in nats per token, by all of them together.
+        max_cost: Of all of them together, in nats per token; see `plan_bits`.
         progress: Show a progress bar.
         among: Layers to decide on; None is all of them.
         group_size: Values that share a scale.
+        longer: Text to measure on what they cost together, if that is not to be their divergence.
+        precision: Of the passes over it.
+        safety: See `plan_bits`.
 
     Raises:
         UserError: It is quantized already, or d_model is no multiple of `group_size`.
@@ -96,8 +103,15 @@ def decide(
     found = places(model, group_size) if among is None else among
     bar = tqdm(unit=" passes", desc="deciding", disable=not progress, leave=False)
     with bar, _in_float32(model):
-        trial = Trial(model, ids_WS, group_size=group_size, on_pass=bar.update)
-        return plan_bits(trial, found, bits, max_divergence)
+        trial = Trial(
+            model,
+            ids_WS,
+            group_size=group_size,
+            longer=longer,
+            precision=precision,
+            on_pass=bar.update,
+        )
+        return plan_bits(trial, found, bits, max_cost, safety)
 
 
 def held_only(plan: Plan) -> dict[str, int]:

@@ -4,7 +4,7 @@
 A few matrices of a trained model do not bear rounding: where activations are massive, a handful of
 weights decides everything ("super weights"), and looking at weights does not tell which. So each is
 measured alone, they are put in order by what each of their weights costs, and the longest beginning of
-that order whose divergence *together* stays within the budget is taken, found by halving.
+that order whose cost *together* stays within the budget is taken, found by halving.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WIDTHS = (8, 4)
 SHARE_OF_8_BITS = 0.2
 """Of the budget at 4 bits: what 8 bits alone may use of it."""
-CLOSER_LOOK = 0.05
+CLOSER_LOOK = 0.01
 """Of the budget: layers that cost less, all their matrices together, are not taken apart."""
 
 
@@ -37,27 +37,33 @@ class Plan:
     alone: dict[str, dict[int, float]]
     """Divergence in nats per token with this one alone in 8 or 4 bits, where measured."""
     divergence: float
-    """With all of them together, on the text that decided."""
+    """With all of them together, on the text that each was measured alone on."""
+    cost: float
+    """Of all of them together, in nats per token: what had to stay within the budget."""
 
 
-def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_divergence: float) -> Plan:
+def plan_bits(
+    trial: Trial, found: Sequence[Place], bits: int, max_cost: float, safety: float = 1.0
+) -> Plan:
     """Return in how many bits each place is held: `bits`, 8, or None where even 8 cost too much.
 
     Args:
         trial: The model and the text.
         found: The places to decide on, of that model.
         bits: 8 or 4: the least.
-        max_divergence: Largest divergence on the text, in nats per token, of all together.
+        max_cost: Of all together, in nats per token: by `Trial.together` at 4 bits. At 8 bits it is
+            smaller than what the loss of some windows can tell, and the divergence has to do.
+        safety: Share of it that the divergence may use at 8 bits.
 
     Raises:
-        UserError: `bits` is neither, or `max_divergence` is negative.
+        UserError: `bits` is neither, or `max_cost` is negative.
     """
     if bits not in WIDTHS:
         raise UserError(f"--bits must be 8 or 4; found {bits}.")
-    if not max_divergence >= 0:
-        raise UserError(f"The budget must be >= 0; found {max_divergence:g} nats.")
+    if not max_cost >= 0:
+        raise UserError(f"The budget must be >= 0; found {max_cost:g} nats.")
     alone: dict[str, dict[int, float]] = {place.name: {} for place in found}
-    limits = {8: max_divergence * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_divergence}
+    limits = {8: safety * max_cost * (1 if bits == 8 else SHARE_OF_8_BITS), 4: max_cost}
     held: dict[Place, int] = {}
     candidates = list(found)
     for width in WIDTHS[: WIDTHS.index(bits) + 1]:
@@ -65,7 +71,9 @@ def plan_bits(trial: Trial, found: Sequence[Place], bits: int, max_divergence: f
         candidates = _longest_within(trial, held, order, width, limits[width])
         held |= dict.fromkeys(candidates, width)
     plan = {place.name: held.get(place) for place in found}
-    return Plan(plan, alone, trial.divergence(held) if held else 0.0)
+    divergence = trial.divergence(held) if held else 0.0
+    cost = trial.together(held) if held and bits == 4 else divergence
+    return Plan(plan, alone, divergence, cost)
 
 
 def _by_cost(
@@ -99,7 +107,8 @@ def _longest_within(
     """Return the longest beginning of `order` that can have `width` bits too, with `held`."""
 
     def fits(count: int) -> bool:
-        return trial.divergence({**held, **dict.fromkeys(order[:count], width)}) <= limit
+        cost = trial.together if width == 4 else trial.divergence
+        return cost({**held, **dict.fromkeys(order[:count], width)}) <= limit
 
     if fits(len(order)):
         return list(order)

@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 
     from prosparse.measurement.perplexity import WindowMeasure
 
-SAFETY = 0.2
-"""Of the budget: the divergence that the deciding text may show. On SmolLM2-135M in 8 bits the loss on
-other text in long windows rose by about three times the divergence on short deciding windows."""
 PIECE = 128
-"""Tokens of a deciding window: short ones cost less, and every one has its massive first tokens."""
+"""Tokens of a window to measure layers alone on: short ones cost less, and each has its massive first tokens."""
+SAFETY = 0.2
+"""Of the budget: the divergence that 8 bits may show on the deciding text. On SmolLM2-135M the loss on other
+text in long windows rose by about three times the divergence on short deciding windows."""
+CUT_WINDOWS = 8
+"""Whole windows, of all data sets together and at least two of each, to measure on what layers in 4 bits cost
+together. Their standard error is of the size of a budget for 8 bits."""
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -62,8 +65,9 @@ def quantize(
 ) -> QuantizeRecord:
     """Write a copy of a checkpoint with its linear layers and embedding in 8 or 4 bits.
 
-    Which of them bear it is decided by how far predictions move on the beginning of each data set, and
-    what that costs is measured on the tokens after it. What is not quantized is kept in bfloat16, or in float16 where
+    In which order they are taken is decided by how far predictions move on the beginning of each data set, how
+    many get 4 bits by the perplexity of the windows after it, and what that costs is measured on the tokens after
+    those. What is not quantized is kept in bfloat16, or in float16 where
     the checkpoint is.
 
     Args:
@@ -74,7 +78,7 @@ def quantize(
         max_perplexity_increase: The budget, relative to the model as it was: 0.01 is one percent; None
             is 0.01 at 8 bits and 0.05 at 4.
         tokens: How many tokens of each data set to judge on.
-        deciding_tokens: How many tokens to decide on, of all data sets together, before those.
+        deciding_tokens: How many tokens to measure each layer alone on, of all data sets together.
         context_length: Tokens in one window of those to judge on.
         precision: `auto`, `float32` or `bfloat16` for the matrix products.
         device: `auto`, `cpu`, `cuda`, ...
@@ -105,8 +109,10 @@ def quantize(
     sources = as_sources(data)
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     set_aside = _num_set_aside(deciding_tokens, len(sources), context_length)
-    read = read_windows(sources, tokenizer, context_length, tokens + set_aside * context_length)
-    ids_WS, held_out = _parted(read, set_aside, deciding_tokens)
+    num_cut = max(2, math.ceil(CUT_WINDOWS / max(len(sources), 1))) if bits == 4 else 0
+    wanted = tokens + (set_aside + num_cut) * context_length
+    read = read_windows(sources, tokenizer, context_length, wanted)
+    ids_WS, longer, held_out = _parted(read, set_aside, num_cut, deciding_tokens)
     network = load(model, device=where, trust_remote_code=trust_remote_code)
     found = places(network)
     kept = network.dtype if network.dtype in HALVES else torch.bfloat16
@@ -116,7 +122,16 @@ def quantize(
     cast_parameters(network, torch.float32)
     sizes = {place.name: num_weights(place) for place in found}
     num_bytes = _num_bytes(network, kept)
-    plan = decide(network, ids_WS, bits, SAFETY * math.log1p(budget), progress)
+    plan = decide(
+        network,
+        ids_WS,
+        bits,
+        math.log1p(budget),
+        progress,
+        longer=longer,
+        precision=used,
+        safety=SAFETY,
+    )
     hold_all(network, held_only(plan), found, GROUP_SIZE)
     after = _measured(network, held_out, used, progress and "quantized")
     increase, stderr = paired_increase([m.loss_W for m in after], [m.loss_W for m in before])
@@ -136,6 +151,8 @@ def quantize(
         bytes_after=_num_bytes(network, kept),
         deciding_tokens=ids_WS.numel(),
         deciding_divergence=plan.divergence,
+        cutting_tokens=sum(windows.ids_WS.numel() for windows in longer) or None,
+        cutting_increase=math.expm1(plan.cost) if longer else None,
         context_length=context_length,
         dtype=used if used == "bfloat16" else "float32",
         seconds=time.monotonic() - started,
@@ -173,22 +190,28 @@ def _num_set_aside(deciding_tokens: int, num_sets: int, context_length: int) -> 
 
 
 def _parted(
-    read: Sequence[Windows], set_aside: int, deciding_tokens: int
-) -> tuple[Tensor, list[Windows]]:
-    """Return the text to decide on, int64 [windows, PIECE or less], and what comes after it."""
+    read: Sequence[Windows], set_aside: int, num_cut: int, deciding_tokens: int
+) -> tuple[Tensor, list[Windows], list[Windows]]:
+    """Return the text to measure layers alone on, that to measure them on together, and the rest.
+
+    The first is int64 [windows, PIECE or less].
+    """
     pieces = []
     for windows in read:
         num_windows, length = windows.ids_WS.shape
-        if num_windows <= set_aside:
+        if num_windows <= set_aside + num_cut:
             raise UserError(
                 f"Data set '{windows.name}': {windows.source} has {num_windows} windows of {length} "
-                f"tokens; {set_aside} decide, so give more text, or fewer --deciding-tokens."
+                f"tokens; {set_aside + num_cut} decide, so give more text, a shorter --context-length, or "
+                "fewer --deciding-tokens."
             )
         piece = min(PIECE, length)
         usable = windows.ids_WS[:set_aside, : length // piece * piece].reshape(-1, piece)
         pieces.append(usable[: max(1, deciding_tokens // len(read) // piece)])
-    held_out = [Windows(w.name, w.source, w.ids_WS[set_aside:]) for w in read]
-    return torch.cat(pieces), held_out
+    end = set_aside + num_cut
+    longer = [Windows(w.name, w.source, w.ids_WS[set_aside:end]) for w in read if num_cut]
+    held_out = [Windows(w.name, w.source, w.ids_WS[end:]) for w in read]
+    return torch.cat(pieces), longer, held_out
 
 
 def _measured(

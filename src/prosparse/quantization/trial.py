@@ -3,7 +3,8 @@
 
 That is the KL divergence from the model as it is, in nats per token. Where the model's probabilities
 are right it is the expected increase of the loss, and the increase itself, on as little text as
-deciding can afford, is mostly chance: some roundings happen to help there.
+each layer alone can afford, is mostly chance: some roundings happen to help there. What many layers cost
+together is large enough to be measured as what it is, the increase of the loss on longer text.
 
 Layers before the first that is changed compute what they always did, so what the decoder layers put
 out is remembered once, and a trial of layer l starts there. All of it is float32: rounding a matrix to
@@ -13,12 +14,14 @@ out is remembered once, and a trial of layer l starts there. All of it is float3
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prosparse.measurement.perplexity import measure_windows, paired_increase
 from prosparse.model.ffn import ffns
 from prosparse.model.quantizing import has_tied_head, hold, tie_head
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from prosparse.measurement.perplexity import Windows
     from prosparse.model.quantizing import Place
 
 WINDOWS_AT_ONCE = 4
@@ -39,7 +43,10 @@ class Trial:
         model: In eval mode and float32, not quantized. It runs once here.
         ids_WS: Text to decide on, int64 [windows, length].
         group_size: Values that share a scale.
-        on_pass: Called after each pass over the text.
+        longer: Other text, of several windows each, to measure on what layers cost together; none: the
+            divergence on the first text says it.
+        precision: Of the passes over it, `float32` or `bfloat16`.
+        on_pass: Called after each pass over a text.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class Trial:
         ids_WS: Tensor,
         *,
         group_size: int,
+        longer: Sequence[Windows] = (),
+        precision: str = "float32",
         on_pass: Callable[[], object] = lambda: None,
     ) -> None:
         self.model = model
@@ -61,6 +70,8 @@ class Trial:
                 handle = layer.register_forward_hook(lambda *io, kept=outputs: kept.append(io[2]))
                 hooks.callback(handle.remove)
             self._expected = [self._log_probabilities(batch_BS) for batch_BS in self._batches]
+        self._longer, self._precision = longer, precision
+        self._losses = self._losses_of_longer()
         on_pass()
 
     def divergence(self, bits: Mapping[Place, int]) -> float:
@@ -68,6 +79,24 @@ class Trial:
         started = [0 if place.layer is None else place.layer for place in bits]
         with self._held(bits):
             return self._divergence(start=min(started, default=0))
+
+    def together(self, bits: Mapping[Place, int]) -> float:
+        """Return what layers in few bits cost together, in nats per token, to be on the safe side.
+
+        That is the increase of the loss on the longer text plus its standard error.
+        """
+        if not self._longer:
+            return self.divergence(bits)
+        with self._held(bits):
+            losses = self._losses_of_longer()
+        self._on_pass()
+        return math.log1p(sum(paired_increase(losses, self._losses)))
+
+    def _losses_of_longer(self) -> list[Tensor]:
+        return [
+            measure_windows(self.model, windows, precision=self._precision).loss_W
+            for windows in self._longer
+        ]
 
     @contextlib.contextmanager
     def _held(self, bits: Mapping[Place, int]) -> Iterator[None]:

@@ -59,6 +59,10 @@ class QuantizeRecord:
     """Of the matrix products that were measured with."""
     seconds: float
     provenance: Provenance
+    cutting_tokens: int | None = None
+    """Of the text that decided how many layers are quantized; None where that was the deciding text."""
+    cutting_increase: float | None = None
+    """Increase of perplexity there, one standard error added: what had to stay within the budget."""
     kind: Literal["quantize"] = "quantize"
 
     @property

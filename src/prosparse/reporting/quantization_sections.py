@@ -47,6 +47,11 @@ def _(record: QuantizeRecord, log: list[dict[str, Any]]) -> list[Section]:
         "With all decisions together the predictions on that text moved by a KL divergence of "
         f"{record.deciding_divergence:.4f} nats per token."
     )
+    if record.cutting_tokens is not None and record.cutting_increase is not None:
+        text += (
+            f" What they cost together was measured on {record.cutting_tokens:,} other tokens, as perplexity: "
+            f"{increase(record.cutting_increase)}, a standard error added."
+        )
     kept = (
         f"What {record.bits} bits would have cost too much of the budget, with the KL divergence, in "
         "nats per token, that each causes alone. A dash: not measured alone, because its decoder layer "

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, StaticLayer
+from transformers.cache_utils import Cache
 
 from prosparse.errors import UserError
 from prosparse.runtime.accelerate import is_accelerated
 from prosparse.runtime.compiled import compile_step
 from prosparse.runtime.decodable import arguments, cache_name, num_cache_layers, why_no_decoder
+from prosparse.runtime.llama_step import LlamaStep, why_no_llama_step
+from prosparse.runtime.sampling import sampled_by_transformers, sampled_on_device
+from prosparse.runtime.static_layer import StaticLayerOfAll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,30 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NUM_WARM_UPS = 2
-
-
-class _Layer(StaticLayer):
-    """Keys and values of one layer; where to write is the same for all layers, and kept once.
-
-    A stock layer counts its own tokens, one kernel per layer and step.
-    """
-
-    def __init__(self, max_length: int, cached: Tensor) -> None:
-        super().__init__(max_length)
-        self.cumulative_length = cached
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values, [B, heads, new, head_dim]; return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        new = torch.arange(key_states.shape[-2], device=self.device) + self.cumulative_length
-        self.keys.index_copy_(2, new, key_states)
-        self.values.index_copy_(2, new, value_states)
-        return self.keys, self.values
 
 
 class Decoder:
@@ -64,6 +43,8 @@ class Decoder:
         compile: Mode of `torch.compile` for the model's part of the step, such as `default` or
             `max-autotune-no-cudagraphs`; None runs it as it is.
         graph: Capture the step in a CUDA graph and replay it.
+        one_call: On a CPU, take the step in one call of our library where the model allows it, the prompt
+            stands alone and nothing is compiled.
         keeps_shared_inputs: See `compile_step`; None: where the FFNs are sparse.
         temperature: 0 takes the likeliest token; above 0 samples.
         top_p: Sample from the smallest set of tokens with this much probability, in (0, 1].
@@ -79,6 +60,7 @@ class Decoder:
         max_length: int,
         compile: str | None = None,
         graph: bool = False,
+        one_call: bool = True,
         keeps_shared_inputs: bool | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -94,6 +76,8 @@ class Decoder:
         self._top_p = top_p
         self._wants_graph = graph
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._wants_one_call = one_call and compile is None
+        self._one_call: LlamaStep | None = None
         self._next: Callable[..., Tensor] = self._logits_or_likeliest
         self._is_compiled = compile is not None
         self._are_guards_checked = False
@@ -140,6 +124,7 @@ class Decoder:
         ).logits[:, -1]
         self._cached.fill_(length)
         self._position.copy_(positions[:, -1:] + 1)
+        self._one_call = self._llama_step()
         if self._temperature == 0:
             self._write(logits.argmax(dim=-1, keepdim=True))
         else:
@@ -154,7 +139,9 @@ class Decoder:
         assert 0 < self.length < self.max_length, "prefill first, and stay within max_length"
         if self._wants_graph and self._graph is None:
             self._graph = self._capture()
-        if self._graph is None:
+        if self._one_call is not None:
+            self._advance_in_one_call(self._one_call)
+        elif self._graph is None:
             with self._guards():
                 self._advance()
         else:
@@ -229,7 +216,9 @@ class Decoder:
         self._position = torch.zeros(batch, 1, dtype=torch.long, device=device)
         # Full layers for sliding windows too, which count on the host; the mask keeps the window.
         count = num_cache_layers(self.model)
-        self._cache = Cache(layers=[_Layer(self.max_length, self._cached) for _ in range(count)])
+        self._cache = Cache(
+            layers=[StaticLayerOfAll(self.max_length, self._cached) for _ in range(count)]
+        )
 
     def _forget_graph_of_other_weights(self) -> None:
         """A graph reads the addresses it was captured with: `accelerate` and `.to()` change them."""
@@ -263,6 +252,22 @@ class Decoder:
         self._position.add_(1)
         self._write(found if self._temperature == 0 else self._sample(found))
 
+    def _llama_step(self) -> LlamaStep | None:
+        """After a prompt: return what takes the next steps in one call each, if anything does."""
+        is_alone = len(self._ids) == 1 and bool(self._mask.all())
+        if not (self._wants_one_call and is_alone) or why_no_llama_step(self.model) is not None:
+            return None
+        return LlamaStep(self.model, self._cache, self.max_length)
+
+    def _advance_in_one_call(self, step: LlamaStep) -> None:
+        likeliest = step(int(self._ids[0, self.length - 1]), self.length - 1)
+        self._cached.add_(1)
+        self._position.add_(1)
+        if self._temperature == 0:
+            self._ids[0, self.length] = likeliest
+        else:
+            self._write(self._sample(step.logits))
+
     def _logits_or_likeliest(self, **inputs: Any) -> Tensor:
         """What of the step is compiled: the model, and the choice unless it is drawn."""
         logits_BV = self.model(**inputs).logits[:, -1]
@@ -272,13 +277,8 @@ class Decoder:
         self._ids.index_copy_(1, self._cached.view(1), tokens_B1)
 
     def _sample(self, logits_BV: Tensor) -> Tensor:
-        probs, tokens = (
-            (logits_BV.float() / self._temperature).softmax(dim=-1).sort(descending=True)
-        )
-        probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= self._top_p, 0)
-        # The largest p / Exp(1) is token i with probability p_i; multinomial would ask the host.
-        noise = torch.empty_like(probs).exponential_().clamp_min_(torch.finfo(probs.dtype).tiny)
-        return tokens.gather(-1, (probs / noise).argmax(dim=-1, keepdim=True))
+        draw = sampled_on_device if self._one_call is None else sampled_by_transformers
+        return draw(logits_BV.float(), self._temperature, self._top_p)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         before = [buffer.clone() for buffer in self._buffers()]

@@ -17,6 +17,7 @@ from prosparse.model.device import choose_device
 from prosparse.runtime.accelerate import Accelerated, accelerate, is_accelerated
 from prosparse.runtime.decodable import why_no_decoder
 from prosparse.runtime.decode import Decoder
+from prosparse.runtime.llama_step import why_no_llama_step
 from prosparse.runtime.streaming import CallbackStreamer, Pace
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def generate(
 
 
 def _suits_replay(network: PreTrainedModel) -> bool:
-    """Whether to use our own loop: on a GPU, if it writes what transformers would."""
+    """Whether to use our own loop: on a GPU or with steps of one call, if it writes what transformers would."""
     asked = network.generation_config.to_diff_dict()  # type: ignore[union-attr]
-    on_gpu = network.device.type == "cuda"
-    return on_gpu and DECIDED.issuperset(asked) and why_no_decoder(network) is None
+    is_fast = network.device.type == "cuda" or why_no_llama_step(network) is None
+    return is_fast and DECIDED.issuperset(asked) and why_no_decoder(network) is None
 
 
 def _write_replayed(
@@ -118,16 +119,18 @@ def _write_replayed(
     top_p: float,
 ) -> list[int]:
     prompt = inputs["input_ids"]
+    on_gpu = network.device.type == "cuda"
     decoder = Decoder(
         network,
         max_length=prompt.shape[-1] + max_new_tokens,
-        graph=network.device.type == "cuda",
+        graph=on_gpu,
         temperature=temperature,
         top_p=top_p,
     )
     streamer.put(prompt)
     new: list[int] = []
-    for piece in decoder.stream(prompt, max_new_tokens):
+    # A look at a GPU's tokens waits for all that is queued there.
+    for piece in decoder.stream(prompt, max_new_tokens, check_every=8 if on_gpu else 1):
         streamer.put(piece)
         new += piece[0].tolist()
     streamer.end()

@@ -60,6 +60,49 @@ class Job(ctypes.Structure):
     )
 
 
+class Layer(ctypes.Structure):
+    """One decoder layer of a Llama; inputs and outputs of its jobs are set in C++."""
+
+    _fields_ = (
+        ("attention_norm", ctypes.c_void_p),
+        ("ffn_norm", ctypes.c_void_p),
+        ("query", Job),
+        ("key", Job),
+        ("value", Job),
+        ("output", Job),
+        ("ffn", Job),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+    )
+
+
+class Decode(ctypes.Structure):
+    """One token's way through a Llama."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(Layer)),
+        ("num_layers", ctypes.c_int64),
+        ("d_model", ctypes.c_int64),
+        ("num_heads", ctypes.c_int64),
+        ("num_kv_heads", ctypes.c_int64),
+        ("head_dim", ctypes.c_int64),
+        ("max_length", ctypes.c_int64),
+        ("kind", ctypes.c_int32),
+        ("num_threads", ctypes.c_int32),
+        ("epsilon", ctypes.c_float),
+        ("scaling", ctypes.c_float),
+        ("table", Matrix),
+        ("cosines", ctypes.c_void_p),
+        ("sines", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p),
+        ("head", Job),
+        ("token", ctypes.c_int64),
+        ("position", ctypes.c_int64),
+        ("logits", ctypes.c_void_p),
+        ("likeliest", ctypes.c_int64),
+    )
+
+
 @functools.cache
 def why_no_library() -> str | None:
     """Return why the compiled kernels cannot be used, as one sentence; None when they can."""
@@ -86,7 +129,9 @@ def library() -> ctypes.CDLL:
     """
     loaded = ctypes.CDLL(str(PATH))
     loaded.prosparse_job_size.restype = ctypes.c_int64
-    if loaded.prosparse_job_size() != ctypes.sizeof(Job):
+    loaded.prosparse_decode_size.restype = ctypes.c_int64
+    sizes = loaded.prosparse_job_size(), loaded.prosparse_decode_size()
+    if sizes != (ctypes.sizeof(Job), ctypes.sizeof(Decode) + ctypes.sizeof(Layer)):
         raise ValueError("it was compiled from other sources")
     loaded.prosparse_run.argtypes = [ctypes.POINTER(Job)]
     loaded.prosparse_project.argtypes = [ctypes.POINTER(Job), ctypes.c_int32]
@@ -95,6 +140,7 @@ def library() -> ctypes.CDLL:
         ctypes.POINTER(Job),
         ctypes.c_float,
     ]
+    loaded.prosparse_decode.argtypes = [ctypes.POINTER(Decode)]
     loaded.prosparse_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32]
     loaded.prosparse_read.restype = ctypes.c_uint64
     loaded.prosparse_variant.restype = ctypes.c_char_p

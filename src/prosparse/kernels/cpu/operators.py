@@ -32,7 +32,7 @@ def sparse_up(gate_pre: Tensor, x: Tensor, up_proj: Tensor, threshold: float = 0
     """Step (2); see `prosparse.kernels.ops.sparse_up`."""
     x1 = torch.empty(gate_pre.shape, dtype=x.dtype)
     job = _job(x, len(up_proj), threshold)
-    job.gate_pre, job.x1, job.up = gate_pre.data_ptr(), x1.data_ptr(), _matrix(up_proj, None)
+    job.gate_pre, job.x1, job.up = gate_pre.data_ptr(), x1.data_ptr(), matrix(up_proj, None)
     _run(job)
     return x1
 
@@ -43,7 +43,7 @@ def sparse_down(x1: Tensor, down_projT: Tensor) -> Tensor:
     job = _job(y, len(down_projT), -math.inf)
     # x_1 is handed in as a gate from which nothing is cut off.
     job.x, job.gate_pre, job.y = None, x1.data_ptr(), y.data_ptr()
-    job.down = _matrix(down_projT, None)
+    job.down = matrix(down_projT, None)
     _run(job)
     return y
 
@@ -71,7 +71,7 @@ def linears(
         found = linears(x, weights[first], scales[first], biases[first])
         return found + linears(x, weights[rest], scales[rest], biases[rest])
     tensors = (*weights, *scales, *biases)
-    jobs = prepared(x, tensors, lambda: _projection_jobs(x, weights, scales, biases))
+    jobs = prepared(x, tensors, lambda: projection_jobs(x, weights, scales, biases))
     if jobs is None:
         parts = zip(weights, scales, biases, strict=True)
         return [reference.gate_up(x, checked_projection(x, *each)) for each in parts]
@@ -98,7 +98,7 @@ def sparse_ffn(
 
 def sparse_ffn_of(x: Tensor, parts: tuple, residual: Tensor | None, float32_output: bool) -> Tensor:
     """The same of the fields of an `FFNWeights`, which are checked when they are first seen."""
-    job = prepared(x, parts, lambda: _ffn_jobs(x, checked_ffn(x, parts)))
+    job = prepared(x, parts, lambda: ffn_jobs(x, checked_ffn(x, parts)))
     if job is None:
         return reference.sparse_ffn(x, FFNWeights(*parts), residual, float32_output)
     return _run_ffn(job[0], x, residual, float32_output)
@@ -107,10 +107,10 @@ def sparse_ffn_of(x: Tensor, parts: tuple, residual: Tensor | None, float32_outp
 def predicted_ffn(x: Tensor, weights: FFNWeights, fc1: Tensor, fc2T: Tensor, cut: float) -> Tensor:
     """The FFN behind a predictor in one call; see `prosparse.kernels.predicted`."""
     predictor = _job(x, len(fc1), 0.0)
-    predictor.gate, predictor.down = _matrix(fc1, None), _matrix(fc2T, None)
+    predictor.gate, predictor.down = matrix(fc1, None), matrix(fc2T, None)
     y = torch.empty_like(x)
     ffn = _job_of(x, weights)
-    ffn.y, ffn.down = y.data_ptr(), _matrix(weights.down_projT, None)
+    ffn.y, ffn.down = y.data_ptr(), matrix(weights.down_projT, None)
     _check(
         library().prosparse_run_predicted(
             ctypes.byref(predictor), ctypes.byref(ffn), _rounded(cut, x.dtype)
@@ -119,13 +119,14 @@ def predicted_ffn(x: Tensor, weights: FFNWeights, fc1: Tensor, fc2T: Tensor, cut
     return y
 
 
-def _ffn_jobs(x: Tensor, weights: FFNWeights) -> list[Job] | None:
+def ffn_jobs(x: Tensor, weights: FFNWeights) -> list[Job] | None:
+    """Return what describes an FFN to C++, addresses of outputs left out; None where it cannot be."""
     return [_ffn_job(x, weights)] if _has_whole_blocks(weights) else None
 
 
 def _ffn_job(x: Tensor, weights: FFNWeights) -> Job:
     job = _job_of(x, weights)
-    job.down = _matrix(weights.down_projT, weights.down_scales)
+    job.down = matrix(weights.down_projT, weights.down_scales)
     job.down_bias = _address(weights.down_bias)
     return job
 
@@ -140,12 +141,13 @@ def _run_ffn(job: Job, x: Tensor, residual: Tensor | None, float32_output: bool)
     return y
 
 
-def _projection_jobs(
+def projection_jobs(
     x: Tensor,
     weights: Sequence[Tensor],
     scales: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
 ) -> list[Job] | None:
+    """Return what describes projections of one input to C++, as `ffn_jobs` does an FFN."""
     parts = zip(weights, scales, biases, strict=True)
     projections = [checked_projection(x, *each) for each in parts]
     if not all(map(_has_whole_blocks, projections)):
@@ -155,9 +157,9 @@ def _projection_jobs(
 
 def _job_of(x: Tensor, weights: FFNWeights) -> Job:
     job = _job(x, len(weights.gate_proj), weights.threshold)
-    job.gate = _matrix(weights.gate_proj, weights.gate_scales)
+    job.gate = matrix(weights.gate_proj, weights.gate_scales)
     if weights.up_proj is not None:
-        job.up = _matrix(weights.up_proj, weights.up_scales)
+        job.up = matrix(weights.up_proj, weights.up_scales)
     job.gate_bias, job.up_bias = _address(weights.gate_bias), _address(weights.up_bias)
     job.shift, job.up_relu = weights.shift, weights.up_relu
     return job
@@ -181,7 +183,8 @@ def _rounded(threshold: float, dtype: torch.dtype) -> float:
     return torch.tensor(threshold, dtype=dtype).item()
 
 
-def _matrix(values: Tensor, scales: Tensor | None) -> Matrix:
+def matrix(values: Tensor, scales: Tensor | None) -> Matrix:
+    """Return what describes a matrix to C++."""
     if scales is None:
         return Matrix(values.data_ptr(), None, 0, KINDS[values.dtype])
     return Matrix(values.data_ptr(), scales.data_ptr(), _group(values, scales), KINDS[values.dtype])

@@ -39,6 +39,43 @@ struct Job {
   int32_t up_relu;
 };
 
+constexpr int64_t MOST_HEAD_DIM = 256;
+
+// One decoder layer of a Llama; D = d_model of its jobs, whose x, x1, y and residual are set in the step.
+struct Layer {
+  const void *attention_norm, *ffn_norm; // [D]
+  Job query, key, value, output;         // projections, as their gates
+  Job ffn;
+  void *keys, *values; // [KV heads, max_length, head_dim]
+};
+
+// One token's way through a Llama; everything is of one kind but what is in few bits.
+struct Decode {
+  Layer* layers;
+  int64_t num_layers, d_model, num_heads, num_kv_heads, head_dim, max_length;
+  int32_t kind, num_threads;
+  float epsilon, scaling; // of the norms, of the scores
+  Matrix table;           // [V, D], the embeddings
+  const void *cosines, *sines; // [max_length, head_dim]
+  const void* norm;            // [D], before the head
+  Job head;                    // d_ff = V
+  int64_t token, position;     // what is read, and where it stands
+  void* logits;                // [V]
+  int64_t likeliest;           // written: the first of the largest logits
+};
+
+// What a piece of one token's attention reads; H heads.
+struct Attention {
+  int32_t kind;
+  int64_t head_dim, heads_per_kv, max_length, num_positions, stride;
+  float scaling;
+  const void* query;         // [H, head_dim]
+  const void *keys, *values; // [KV heads, max_length, head_dim]
+  void* out;                 // [H, head_dim]
+  int32_t* positions;        // 0, 1, 2, ... some more than there are
+  float* scores;             // [H, stride]
+};
+
 // x as the whole numbers that some variants multiply quantized rows with.
 struct SplitX {
   void* spans;    // [T, spans of a token], as the variant lays them out; null where there are none
@@ -75,6 +112,12 @@ struct Variant {
   uint64_t (*read)(const void* data, int64_t num_bytes);
   // Split x for a matrix; null where the variant has no use for it.
   void (*split_x)(const Job&, const Matrix&, SplitX&);
+  // What a decode step does between its matrices; see attention.h.
+  void (*normalize)(int32_t kind, const void* x, const void* weight, int64_t width, float epsilon,
+                    void* out);
+  void (*rotate)(int32_t kind, void* heads, int64_t num_heads, int64_t width, const void* cosines,
+                 const void* sines);
+  void (*attend)(const Attention&, int64_t head);
 };
 
 } // namespace prosparse

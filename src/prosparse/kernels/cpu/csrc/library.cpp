@@ -220,6 +220,8 @@ void run_projections(const Job* jobs, int64_t count) {
   parallel_for(jobs[0].num_threads, num_chunks, body, &all);
 }
 
+#include "decode.h"
+
 struct Reading {
   const char* data;
   int64_t num_bytes;
@@ -235,6 +237,7 @@ using namespace prosparse;
 
 // What Python checks before it trusts the layout of its structures.
 PROSPARSE_API int64_t prosparse_job_size() { return sizeof(Job); }
+PROSPARSE_API int64_t prosparse_decode_size() { return sizeof(Decode) + sizeof(Layer); }
 
 // Run steps (1) to (3) as far as the job asks for them. Returns 0, or 1 when memory ran out.
 PROSPARSE_API int32_t prosparse_run(const Job* job) {
@@ -265,6 +268,9 @@ PROSPARSE_API int32_t prosparse_project(const Job* jobs, int32_t count) {
     return 1;
   }
 }
+
+// Take one token through a Llama; see decode.h. Returns as above.
+PROSPARSE_API int32_t prosparse_decode(Decode* decode) { return decode_token(*decode) ? 0 : 1; }
 
 // Read memory on several threads and do nothing with it.
 PROSPARSE_API uint64_t prosparse_read(const void* data, int64_t num_bytes, int32_t num_threads) {

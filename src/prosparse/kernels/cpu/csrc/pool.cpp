@@ -111,21 +111,79 @@ class Pool {
   std::vector<std::thread> threads_;
 };
 
+// Threads inside one call of `with_team`: one leads, the others wait for its work without sleeping.
+class Team {
+ public:
+  void lead(int num_helpers, void (*body)(void*), void* context) {
+    num_helpers_ = num_helpers;
+    body(context);
+    work_ = nullptr;
+    epoch_.fetch_add(1, std::memory_order_release);
+  }
+
+  void run(Work& work) {
+    if (num_helpers_ == 0) return work.run();
+    work_ = &work;
+    pending_.store(num_helpers_, std::memory_order_relaxed);
+    epoch_.fetch_add(1, std::memory_order_release);
+    work.run();
+    await([this] { return pending_.load(std::memory_order_acquire) == 0; });
+  }
+
+  // Every epoch is awaited by all helpers, so none is missed by one that comes late.
+  void help() {
+    for (uint64_t seen = 0;; ++seen) {
+      await([this, seen] { return epoch_.load(std::memory_order_acquire) != seen; });
+      if (!work_) return;
+      work_->run();
+      pending_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+ private:
+  template <typename Condition>
+  static void await(Condition holds) {
+    for (int spins = 0; !holds(); ++spins) {
+      if (spins < SPINS) {
+        relax();
+      } else {
+        std::this_thread::yield(); // there are more threads than cores
+      }
+    }
+  }
+
+  alignas(64) std::atomic<uint64_t> epoch_{0};
+  alignas(64) std::atomic<int> pending_{0};
+  alignas(64) Work* work_ = nullptr;
+  int num_helpers_ = 0;
+};
+
 std::mutex busy;
 Pool* own_pool = nullptr;
 bool wants_openmp = true;
+thread_local Team* led = nullptr; // by this thread
 
-using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-
-// The entry of an OpenMP runtime that has been loaded already; all of them have it under this name.
-OpenMpParallel openmp_parallel() {
+// A function of an OpenMP runtime that has been loaded already; all runtimes have these two.
+template <typename Function>
+Function of_openmp(const char* name) {
 #if defined(__unix__) || defined(__APPLE__)
-  static const auto found =
-      reinterpret_cast<OpenMpParallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  return found;
+  return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
 #else
   return nullptr;
 #endif
+}
+
+using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+OpenMpParallel openmp_parallel() {
+  static const auto found = of_openmp<OpenMpParallel>("GOMP_parallel");
+  return found;
+}
+
+// How many threads really are in a parallel region: a runtime may give fewer than were asked for.
+int num_openmp_threads() {
+  static const auto found = of_openmp<int (*)()>("omp_get_num_threads");
+  return found();
 }
 
 } // namespace
@@ -134,6 +192,7 @@ void parallel_for(int num_threads, int64_t count, Body body, void* context) {
   Work work{body, context, count};
   const int64_t wanted = num_threads < count ? num_threads : count;
   if (wanted <= 1) return work.run();
+  if (led) return led->run(work);
   if (uses_openmp()) {
     openmp_parallel()([](void* all) { static_cast<Work*>(all)->run(); }, &work,
                       static_cast<unsigned>(wanted), 0);
@@ -143,6 +202,36 @@ void parallel_for(int num_threads, int64_t count, Body body, void* context) {
   if (!lock) return work.run(); // another thread's call has the pool
   if (!own_pool) own_pool = new Pool;
   own_pool->run(work, static_cast<int>(wanted) - 1);
+}
+
+void with_team(int num_threads, void (*body)(void*), void* context) {
+  struct Members {
+    Team team;
+    void (*body)(void*);
+    void* context;
+    int count;
+
+    void join() {
+      if (led != &team) return team.help();
+      team.lead(count ? count - 1 : num_openmp_threads() - 1, body, context);
+    }
+  };
+  if (led || num_threads <= 1) return body(context);
+  Members members{{}, body, context, 0};
+  led = &members.team;
+  if (uses_openmp()) {
+    openmp_parallel()([](void* all) { static_cast<Members*>(all)->join(); }, &members,
+                      static_cast<unsigned>(num_threads), 0);
+  } else if (std::unique_lock<std::mutex> lock(busy, std::try_to_lock); lock) {
+    if (!own_pool) own_pool = new Pool;
+    members.count = num_threads;
+    Work work{[](void* all, int64_t) { static_cast<Members*>(all)->join(); }, &members, num_threads};
+    own_pool->run(work, num_threads - 1);
+  } else {
+    members.count = 1;
+    members.join();
+  }
+  led = nullptr;
 }
 
 void use_openmp(bool wanted) { wants_openmp = wanted; }

@@ -145,8 +145,11 @@ void project_chunk(const Job& job, const Workspace& work, int64_t chunk) {
     for (int64_t i = 0; i < count; ++i) {
       const float bias = job.gate_bias ? get(job.gate_bias, job.kind, f + i) : 0.0f;
       for (int64_t t = 0; t < tokens; ++t) {
-        const float sum = sums[i * tokens + t];
-        put(job.x1, job.kind, t * job.d_ff + f + i, job.gate_bias ? sum + bias : sum);
+        const int64_t place = t * job.d_ff + f + i;
+        float sum = sums[i * tokens + t];
+        if (job.gate_bias) sum += bias;
+        if (job.residual) sum += get(job.residual, job.kind, place);
+        put(job.x1, job.kind, place, sum);
       }
     }
   }
