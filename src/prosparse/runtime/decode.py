@@ -254,8 +254,8 @@ class Decoder:
 
     def _llama_step(self) -> LlamaStep | None:
         """After a prompt: return what takes the next steps in one call each, if anything does."""
-        is_alone = len(self._ids) == 1 and bool(self._mask.all())
-        if not (self._wants_one_call and is_alone) or why_no_llama_step(self.model) is not None:
+        is_tried = self._wants_one_call and len(self._ids) == 1
+        if not is_tried or why_no_llama_step(self.model) is not None or not self._mask.all():
             return None
         return LlamaStep(self.model, self._cache, self.max_length)
 
