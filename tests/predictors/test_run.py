@@ -162,7 +162,9 @@ def test_a_mistake_leaves_nothing_in_the_way_of_what_mends_it(relu_checkpoint, t
 
 
 def test_a_dense_model_has_nothing_to_predict(checkpoint, texts, tmp_path):
-    with pytest.raises(ps.UserError, match=r"no zeros to predict.*prosparse relufy"):
+    with pytest.raises(
+        ps.UserError, match=r"predictors say where ReLU or a kind of it is zero.*prosparse relufy"
+    ):
         ps.fit_predictors(checkpoint, texts, out=tmp_path / "out", **FIT)
 
 

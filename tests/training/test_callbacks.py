@@ -86,6 +86,8 @@ def test_only_the_main_process_measures_but_all_of_them_log(stage_ends, stand_in
 @pytest.fixture
 def stop():
     before = {number: signal.getsignal(number) for number in STOPPING}
+    # As in a terminal: what a shell starts in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stop = StopOnInterrupt()
     stop.on_train_begin(ARGS, None, None)
     yield stop
