@@ -12,7 +12,6 @@ from prosparse.kernels.activity import (
     sample_activity,
 )
 from prosparse.kernels.backend import use_backend
-from prosparse.kernels.frequencies import frequencies
 from tests.kernels.cases import DTYPES
 
 SHAPES = [(1, 1, 1), (2, 2, 3), (3, 33, 130), (1, 31, 17), (2, 70, 48), (5, 32, 257)]
@@ -104,10 +103,12 @@ def test_two_runs_are_equal(backend):
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("num_values", [1, 50, 256, 6300])
-def test_frequencies_of_whole_numbers(num_values):
-    values = torch.arange(num_values).repeat(3)
-    assert frequencies(values, num_values).tolist() == [3] * num_values
+def test_more_zeros_than_a_float32_counts():
+    x1 = torch.zeros(1, 1, 2**24 + 3)
+    x1[..., 0] = 1
+    with use_backend("reference"):
+        by_exponent = sample_activity(x1, torch.tensor([0])).by_exponent
+    assert by_exponent[127] == by_exponent.sum() == 1
 
 
 def test_opcheck():

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from prosparse.kernels.ffn_weights import FFNWeights
-from prosparse.kernels.frequencies import frequencies
 from prosparse.kernels.quantize import dequantize
 
 
@@ -178,7 +177,7 @@ def sample_activity(x1_BSF: Tensor, places_P: Tensor) -> tuple[Tensor, Tensor]:
     x1_BPF = x1_BSF[:, places_P]
     mask_BPF = x1_BPF != 0
     bits = x1_BPF.float().view(torch.int32)
-    by_exponent = frequencies((bits >> 23) & 0xFF, 256)
+    by_exponent = torch.bincount(((bits >> 23) & 0xFF).flatten(), minlength=256)
     by_exponent[0] -= (~mask_BPF).sum()
     return mask_BPF, by_exponent
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prosparse.kernels.frequencies import frequencies
+from prosparse.measurement.frequencies import frequencies
 from prosparse.records.activity import TOKEN_BINS
 
 
