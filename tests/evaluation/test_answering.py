@@ -74,3 +74,16 @@ def test_a_batch_answers_as_its_items_alone():
         for m in (alone, batched)
     )
     assert first == second
+
+
+def test_likelihoods_are_summed_in_float32_whatever_the_models_dtype():
+    model = tiny_llama(hidden_act="relu").to(torch.bfloat16)
+    (answer,) = AnsweringModel(model, byte_tokenizer(), 1).loglikelihood(
+        asked("loglikelihood", ("a", "b" * 40)), disable_tqdm=True
+    )
+    ids = torch.tensor([byte_tokenizer().encode("a" + "b" * 40)])
+    with torch.no_grad():
+        logs = model(ids[:, :-1]).logits.float().log_softmax(-1)
+    torch.testing.assert_close(
+        answer[0], float(logs.gather(2, ids[:, 1:, None]).sum()), rtol=1e-6, atol=0
+    )

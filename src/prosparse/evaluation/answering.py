@@ -14,9 +14,15 @@ from prosparse.runtime.decodable import cache_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SOFTMAX = torch.float32
+"""In bfloat16 the log-likelihood of a sentence is a multiple of 2 or 4, and candidates tie."""
+
 
 class AnsweringModel(HFLM):
     """HFLM with two additions: passes short enough for a sparse path, and counts of what was cut.
+
+    Log-likelihoods are sums in float32 whatever the network's dtype, as HFLM's are with
+    `softmax_dtype="float32"`.
 
     Args:
         network: In eval mode, on its device, in its dtype.
@@ -32,7 +38,13 @@ class AnsweringModel(HFLM):
         batch_size: int,
         max_tokens: int | None = None,
     ) -> None:
-        super().__init__(network, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+        super().__init__(
+            network,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            backend="causal",
+            softmax_dtype=SOFTMAX,
+        )
         self._max_tokens = max_tokens
         self.num_unended = 0
         """Generated answers that reached their limit of tokens without a stop."""

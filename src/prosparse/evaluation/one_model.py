@@ -13,7 +13,7 @@ import torch
 
 from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import AnswerFile
-from prosparse.evaluation.answering import AnsweringModel
+from prosparse.evaluation.answering import SOFTMAX, AnsweringModel
 from prosparse.evaluation.backends import running_as
 from prosparse.evaluation.harness import Item, answer_task, first_prompt, quiet
 from prosparse.evaluation.identity import file_hash, model_hash
@@ -142,6 +142,7 @@ def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
         "predictors": file_hash(how.predictors) if backend == "predicted" else None,
         "device": device_name(how.device),
         "dtype": how.dtype,
+        "softmax": str(SOFTMAX),
         "batch_size": how.batches.of(task),
         "versions": [metadata.version(package) for package in _PACKAGES],
     }
