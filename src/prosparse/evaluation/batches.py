@@ -20,5 +20,6 @@ class Batches:
     """Writing: the logits of one token, and a cache of keys and values."""
 
     def of(self, task: SuiteTask) -> int:
-        """Return the size for a task."""
-        return self.generation if task.answers == "generated" else self.scoring
+        """Return the size for a task; 1 for a perplexity, whose windows fill the model's context each."""
+        sizes = {"generated": self.generation, "ranked": self.scoring, "none": 1}
+        return sizes[task.answers]
