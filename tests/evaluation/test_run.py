@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from lm_eval.api.task import ConfigurableTask
 
 import prosparse as ps
 from prosparse.errors import UserError
@@ -47,6 +48,20 @@ def other_model(tmp_path):
     ).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+def test_prompts_are_written_once_for_all_models(evaluate, model_folder, other_model, monkeypatch):
+    written, write = [], ConfigurableTask.fewshot_context
+    monkeypatch.setattr(
+        ConfigurableTask,
+        "fewshot_context",
+        lambda task, doc, **how: written.append(doc) or write(task, doc, **how),
+    )
+    together = evaluate([model_folder, other_model], tasks=["gsm8k", "copa"])
+    assert len(written) == 2 * NUM_ITEMS
+    assert (
+        together.models[1].tasks == evaluate(other_model, tasks=["gsm8k", "copa"]).models[0].tasks
+    )
 
 
 def test_every_item_can_be_recounted(evaluate, model_folder, tmp_path):

@@ -59,7 +59,7 @@ def load_task(task: SuiteTask, data_dir: str | None, num_items: int | None) -> C
         manager = TaskManager(
             include_path=str(TASKS_FOLDER), include_defaults=False, metadata=where
         )
-        return manager.load([task.name])["tasks"][task.name]
+        return _prompted_once(manager.load([task.name])["tasks"][task.name])
 
 
 def answer_task(task: SuiteTask, loaded: ConfigurableTask, model: LM, is_chat: bool) -> list[Item]:
@@ -82,6 +82,25 @@ def first_prompt(loaded: ConfigurableTask) -> str:
     """Return the first item as a model is asked it, examples and all."""
     context = loaded.instances[0].args[0]
     return context if isinstance(context, str) else str(context)
+
+
+def _prompted_once(task: ConfigurableTask) -> ConfigurableTask:
+    """Make a task write its prompts once for all models, which its examples make slow.
+
+    A chat template is a model's own, so there they are written anew.
+    """
+    build, is_built = task.build_all_requests, False
+
+    def build_once(**options: Any) -> None:
+        nonlocal is_built
+        if options["apply_chat_template"] or not is_built:
+            build(**options)
+            is_built = True
+        for instance in task.instances:
+            instance.resps, instance.filtered_resps = [], {}
+
+    task.build_all_requests = build_once
+    return task
 
 
 def _item(task: SuiteTask, loaded: ConfigurableTask, sample: dict[str, Any]) -> Item:
