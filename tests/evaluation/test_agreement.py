@@ -44,7 +44,7 @@ def ours(model_folder, data_dir, tmp_path_factory):
     assert missing == []
     how = Circumstances(
         device=torch.device("cpu"), dtype="float32", predictors=None, batches=Batches(1, 1), is_chat=False, suite="paper",
-        source=str(data_dir), cache=tmp_path_factory.mktemp("cache"), average_what_is_there=False,
+        source=str(data_dir), cache=tmp_path_factory.mktemp("cache"), from_cache=False, average_what_is_there=False,
         trust_remote_code=False, progress=False,
     )  # fmt: skip
     return answer_all("relu", model_folder, "dense", loaded, how, None)

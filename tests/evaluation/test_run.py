@@ -13,6 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 import prosparse as ps
 from prosparse.errors import UserError
+from prosparse.evaluation import one_model, remembering
 from prosparse.evaluation.answer_cache import AnswerFile
 from prosparse.evaluation.answering import AnsweringModel
 from prosparse.evaluation.preparation import short_names
@@ -213,6 +214,36 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(evaluate, model_folder, 
     assert asked == [4, 4, 4, 2]  # the first two items once, the others after the interruption
     monkeypatch.undo()
     assert whole.models[0].tasks[0].num_items == NUM_ITEMS
+
+
+def test_answers_from_elsewhere_are_scored_without_asking(evaluate, model_folder, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("asked")
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(one_model, "device_name", lambda _: "another machine's GPU")
+        there = evaluate(model_folder, tasks=["piqa", "gsm8k"])
+    monkeypatch.setattr(AnsweringModel, "loglikelihood", refuse)
+    monkeypatch.setattr(AnsweringModel, "generate_until", refuse)
+    here = evaluate(model_folder, tasks=["piqa", "gsm8k"], from_cache=True)
+    assert here.models == there.models
+    assert here.models[0].answered_on.startswith("another machine's GPU (prosparse ")
+    with pytest.raises(UserError, match="no sets of answers to copa"):
+        evaluate(model_folder, tasks=["copa"], from_cache=True)
+    with pytest.raises(UserError, match="no sets of answers to piqa"):
+        evaluate(model_folder, tasks=["piqa"], batch_size=2, from_cache=True)
+
+
+def test_half_of_the_answers_are_not_scored_as_if_they_were_all(
+    evaluate, model_folder, cache, monkeypatch
+):
+    monkeypatch.setattr(remembering, "ITEMS_IN_CHUNK", 1)
+    evaluate(model_folder, tasks=["piqa"])
+    (file,) = cache.rglob("piqa-*.jsonl")
+    lines = [line for line in file.read_text().splitlines() if line]
+    file.write_text("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match="only a part of the answers"):
+        evaluate(model_folder, tasks=["piqa"], from_cache=True)
 
 
 def test_a_killed_process_goes_on_and_gives_the_uninterrupted_scores(

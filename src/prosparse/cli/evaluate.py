@@ -63,6 +63,13 @@ def evaluate(
         str | None,
         typer.Option(help="Folder of answers so far; left out: in your cache folder."),
     ] = None,
+    from_cache: Annotated[
+        bool,
+        typer.Option(
+            "--from-cache",
+            help="Ask nothing: take the cache's answers, whatever machine gave them.",
+        ),
+    ] = False,
     card: Annotated[
         bool, typer.Option("--card", help="Write the scores into each model's README.")
     ] = False,
@@ -100,6 +107,7 @@ def evaluate(
         precision=precision,
         device=device,
         cache=cache,
+        from_cache=from_cache,
         card=card,
         out=out,
         overwrite=overwrite,

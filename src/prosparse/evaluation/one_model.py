@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prosparse.errors import UserError
-from prosparse.evaluation.answer_cache import AnswerFile
+from prosparse.evaluation.answer_cache import find_answers, open_answers
 from prosparse.evaluation.answering import SOFTMAX, AnsweringModel
 from prosparse.evaluation.backends import running_as
 from prosparse.evaluation.harness import Item, answer_task, first_prompt, quiet
@@ -54,6 +52,7 @@ class Circumstances:
     suite: str
     source: str
     cache: Path
+    from_cache: bool
     average_what_is_there: bool
     trust_remote_code: bool
     progress: bool
@@ -81,7 +80,8 @@ def answer_all(
     """Return a model's answers to all tasks and its scores.
 
     Raises:
-        UserError: The model cannot be loaded, or not run on this backend.
+        UserError: The model cannot be loaded, or not run on this backend, or answers are not in the
+            cache although they must be.
     """
     tokenizer = load_tokenizer(path, trust_remote_code=how.trust_remote_code)
     network = load(
@@ -95,15 +95,18 @@ def answer_all(
     items: dict[str, list[Item]] = {}
     prompts: dict[str, str] = {}
     scores: list[TaskScore] = []
+    answered_on: set[str] = set()
     meter = _meter(network, tokenizer) if backend == "dense" else None
     with running_as(backend, network, how.predictors) as max_tokens:
         with quiet():
             model = AnsweringModel(network, tokenizer, how.batches.scoring, max_tokens)
         for number, (task, loaded) in enumerate(tasks, start=1):
             model.batch_size_per_gpu = how.batches.of(task)
-            file = AnswerFile(folder / f"{task.name}-{_key(task, backend, how)}.jsonl")
+            remembered = find_answers if how.from_cache else open_answers
+            file = remembered(folder, task.name, _circumstances(task, backend, how))
+            answered_on.add(_machine(file.circumstances))
             title = f"{name}: {task.title} ({number} of {len(tasks)})"
-            asked = RememberingModel(model, meter, file, title, how.progress)
+            asked = RememberingModel(model, meter, file, title, how.progress, not how.from_cache)
             items[task.name] = answer_task(task, loaded, asked, how.is_chat)
             prompts[task.name] = first_prompt(loaded)
             d_ff = 0 if meter is None else meter.d_ff
@@ -127,15 +130,16 @@ def answer_all(
             overall=overall,
             sparsity=pooled_sparsity(scores),
             generation_batch_size=how.batches.generation,
+            answered_on="; ".join(sorted(answered_on)),
         ),
         items,
         prompts,
     )
 
 
-def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
-    """Return a hash of what may change an answer besides the model and what it is asked."""
-    circumstances: dict[str, Any] = {
+def _circumstances(task: SuiteTask, backend: str, how: Circumstances) -> dict[str, Any]:
+    """Return what may change an answer besides the model and what it is asked."""
+    return {
         "task": task.name,
         "suite": how.suite,
         "backend": backend,
@@ -144,9 +148,13 @@ def _key(task: SuiteTask, backend: str, how: Circumstances) -> str:
         "dtype": how.dtype,
         "softmax": str(SOFTMAX),
         "batch_size": how.batches.of(task),
-        "versions": [metadata.version(package) for package in _PACKAGES],
+        "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
-    return hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _machine(circumstances: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in circumstances["versions"].items())
+    return f"{circumstances['device']} ({versions})"
 
 
 def _meter(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ZeroMeter | None:

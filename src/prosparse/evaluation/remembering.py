@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.model import LM
 from tqdm import tqdm
 
+from prosparse.errors import UserError
 from prosparse.evaluation.answer_cache import AnswerFile, Chunk, requests_key
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class RememberingModel(LM):
         file: Answers so far.
         title: Of the progress bar.
         progress: Show it.
+        asks: Whether the model may be asked at all.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class RememberingModel(LM):
         file: AnswerFile,
         title: str,
         progress: bool,
+        asks: bool = True,
     ) -> None:
         super().__init__()
         self._model, self._meter, self._file = model, meter, file
-        self._title, self._progress = title, progress
+        self._title, self._progress, self._asks = title, progress, asks
         self.chunks: list[Chunk] = []
         """All that this object has answered."""
 
@@ -81,6 +84,11 @@ class RememberingModel(LM):
                 key = requests_key(kind, [request.args for request in asked])
                 chunk = self._file.get(key)
                 if chunk is None:
+                    if not self._asks:
+                        raise UserError(
+                            f"{self._title}: the cache holds only a part of the answers. Finish that "
+                            "evaluation where it was begun, or leave out --from-cache."
+                        )
                     chunk = self._ask(kind, asked)
                     self._file.add(key, chunk)
                 self.chunks.append(chunk)

@@ -50,6 +50,7 @@ def evaluate(
     precision: str = "auto",
     device: str = "auto",
     cache: str | Path | None = None,
+    from_cache: bool = False,
     card: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -78,6 +79,8 @@ def evaluate(
         precision: Dtype of the weights: `float32`, `bfloat16`, or `auto` for the faster here.
         device: `auto`, `cpu`, `cuda`, ...
         cache: Folder where answers are kept as they come; None is the user's cache folder.
+        from_cache: Ask nothing; take the answers that `cache` holds, whatever device and versions gave
+            them. Precision, batch sizes and suite must be those they were given with.
         card: Write the scores into the README of each model, which must be a local folder.
         out: Folder for `record.json` and every item's answer; None writes nothing.
         overwrite: Replace `out` if it exists.
@@ -124,6 +127,7 @@ def evaluate(
         suite=suite,
         source="hub" if data_dir is None else str(data_dir),
         cache=default_cache() if cache is None else Path(cache),
+        from_cache=from_cache,
         average_what_is_there=average_what_is_there,
         trust_remote_code=trust_remote_code,
         progress=progress,

@@ -95,6 +95,8 @@ class ModelScores:
     """Over all tokens of all tasks it was counted on."""
     generation_batch_size: int = 1
     """`batch_size` is that of the tasks in which nothing is generated."""
+    answered_on: str = ""
+    """The device that gave the answers and the versions there, which the cache may have from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

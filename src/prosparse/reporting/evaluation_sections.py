@@ -105,6 +105,7 @@ def evaluation_facts(record: EvaluationRecord) -> list[tuple[str, str]]:
         for scores in record.models
     ]
     one = record.models[0]
+    machines = dict.fromkeys(scores.answered_on for scores in record.models if scores.answered_on)
     harness = ", ".join(f"{name} {version}" for name, version in record.harness.items())
     return [
         *facts,
@@ -112,6 +113,7 @@ def evaluation_facts(record: EvaluationRecord) -> list[tuple[str, str]]:
         ("items from", one.tasks[0].source),
         ("prompts", "through the chat template" if record.is_chat else "as they are"),
         ("batch size", f"{one.batch_size}, where the model writes {one.generation_batch_size}"),
+        *(("answered on", machine) for machine in machines),
         ("harness", harness),
         ("time", duration(record.seconds)),
     ]
