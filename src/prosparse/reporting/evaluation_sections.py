@@ -146,12 +146,19 @@ def quality_plot(record: EvaluationRecord) -> str:
     """Return average performance over sparsity, a point for each model that has both."""
     with drawing("evaluation", WIDTH, 3.6) as plot:
         axes = plot.figure.subplots()
-        for index, scores in enumerate(_plotted(record)):
+        first, plotted = record.models[0], _plotted(record)
+        for index, scores in enumerate(sorted(plotted, key=lambda scores: scores.sparsity or 0.0)):
             mean, error = quality(scores) or (0.0, 0.0)
             at = 100 * (scores.sparsity or 0.0), mean
-            color = BLUE if index == 0 else GREEN
+            color = BLUE if scores is first else GREEN
             axes.errorbar(*at, yerr=error, fmt="o", color=color, capsize=3)
-            axes.annotate(scores.name, at, xytext=(7, 4), textcoords="offset points", color=color)
+            # Neighbors are often as good as each other: their names stand on different sides.
+            place = (
+                {"ha": "left", "xytext": (7, 4)}
+                if index % 2 == 0
+                else {"ha": "right", "xytext": (-7, 4)}
+            )
+            axes.annotate(scores.name, at, textcoords="offset points", color=color, **place)
         axes.set_xlabel("activation sparsity (%)")
         axes.set_ylabel("average performance (%)")
         axes.margins(x=0.2, y=0.2)
