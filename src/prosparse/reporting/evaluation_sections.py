@@ -153,12 +153,10 @@ def quality_plot(record: EvaluationRecord) -> str:
             color = BLUE if scores is first else GREEN
             axes.errorbar(*at, yerr=error, fmt="o", color=color, capsize=3)
             # Neighbors are often as good as each other: their names stand on different sides.
-            place = (
-                {"ha": "left", "xytext": (7, 4)}
-                if index % 2 == 0
-                else {"ha": "right", "xytext": (-7, 4)}
+            side, shift = ("left", 7) if index % 2 == 0 else ("right", -7)
+            axes.annotate(
+                scores.name, at, (shift, 4), textcoords="offset points", ha=side, color=color
             )
-            axes.annotate(scores.name, at, textcoords="offset points", color=color, **place)
         axes.set_xlabel("activation sparsity (%)")
         axes.set_ylabel("average performance (%)")
         axes.margins(x=0.2, y=0.2)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables and numbers of docs/evaluation.md are those of the records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prosparse.records.files import read_record
+from prosparse.reporting.evaluation_grids import column_grid, difference_grid
+from prosparse.reporting.numerals import duration
+from prosparse.reporting.tables import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PAGE = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+TABLES = re.findall(r"<!-- (scores|differences): (\S+) -->", PAGE)
+GRIDS = {"scores": column_grid, "differences": difference_grid}
+
+
+def test_the_page_shows_scores_and_differences():
+    assert {kind for kind, _ in TABLES} == set(GRIDS)
+
+
+@pytest.mark.parametrize(("kind", "folder"), TABLES)
+def test_table_is_that_of_its_record(kind, folder):
+    table = markdown_table(GRIDS[kind](read_record(RESULTS / folder)))
+    assert f"<!-- {kind}: {folder} -->\n\n{table}" in PAGE
+
+
+def test_the_quick_suite_took_what_the_page_says():
+    record = read_record(RESULTS / "evaluation_quick_prosparse_plus_cpu_2026-11-26")
+    assert record.suite == "quick"
+    assert len(record.models[0].tasks) == 15
+    assert f"{duration(record.seconds)} on two threads" in PAGE.replace("\n", " ")
+
+
+def test_dense_and_sparse_agree_on_every_item_of_a_real_model():
+    record = read_record(RESULTS / "evaluation_backends_prosparse_3_cpu_2026-11-26")
+    dense, sparse = record.models
+    assert (dense.hash, dense.backend, sparse.backend) == (sparse.hash, "dense", "sparse")
+    assert record.changed_answers == ()
+    num_items = sum(task.num_items for task in dense.tasks)
+    assert f"all {num_items} items" in PAGE.replace("\n", " ")
