@@ -42,3 +42,16 @@ def test_dense_and_sparse_agree_on_every_item_of_a_real_model():
     assert record.changed_answers == ()
     num_items = sum(task.num_items for task in dense.tasks)
     assert f"all {num_items} items" in PAGE.replace("\n", " ")
+
+
+def test_perplexities_of_long_windows_are_those_of_the_records():
+    def perplexities(folder):
+        models = read_record(RESULTS / folder).models
+        return [next(t.score for t in m.tasks if t.task == "wikitext2") for m in models]
+
+    control, plus, longer = perplexities("evaluation_control_cpu_2026-11-26")
+    original, sparse, _ = perplexities("evaluation_smollm2_h100_2026-11-26")
+    assert (
+        f"is {control:.1f} in the control, {plus:.1f} in prosparse-plus, {longer:.1f} after its longer "
+        f"run, {original:.1f} in the original and {sparse:.1f} in prosparse-3"
+    ) in PAGE.replace("\n", " ")
