@@ -93,7 +93,7 @@ def _prompted_once(task: ConfigurableTask) -> ConfigurableTask:
 
     def build_once(**options: Any) -> None:
         nonlocal is_built
-        if options["apply_chat_template"] or not is_built:
+        if options.get("apply_chat_template") or not is_built:
             build(**options)
             is_built = True
         for instance in task.instances:
