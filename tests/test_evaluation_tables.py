@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables and numbers of docs/evaluation.md are those of the records."""
 
+import json
 import re
+import tarfile
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -26,6 +29,40 @@ def test_the_page_shows_scores_and_differences():
 def test_table_is_that_of_its_record(kind, folder):
     table = markdown_table(GRIDS[kind](read_record(RESULTS / folder)))
     assert f"<!-- {kind}: {folder} -->\n\n{table}" in PAGE
+
+
+@pytest.fixture(scope="module")
+def items():
+    """Every item's answer of the comparison on the GPU: (model's place, task) -> items."""
+    found = {}
+    with tarfile.open(RESULTS / "evaluation_smollm2_h100_2026-11-26/items.tar.xz") as packed:
+        for member in packed:
+            if member.isfile():
+                _, place, name = member.name.split("/")
+                lines = packed.extractfile(member).read().decode().splitlines()
+                found[int(place), name.removesuffix(".jsonl")] = [json.loads(x) for x in lines]
+    return found
+
+
+def test_scores_can_be_recounted_from_the_items(items):
+    models = read_record(RESULTS / "evaluation_smollm2_h100_2026-11-26").models
+    assert len(items) == sum(len(model.tasks) for model in models) == 45
+    for place, model in enumerate(models):
+        for task in model.tasks:
+            if task.metric != "word_perplexity":
+                scores = [item[task.metric] for item in items[place, task.task]]
+                assert fmean(scores) == pytest.approx(task.score)
+
+
+def test_what_the_page_says_of_answers_is_so(items):
+    yes = [fmean(item["chosen"] for item in items[place, "boolq"]) for place in range(3)]
+    assert yes[0] < 0.1  # "no nine times of ten"
+    assert all(0.85 < share < 0.9 for share in yes[1:])
+    ended = [
+        fmean("the answer is" in item["text"] for item in items[place, "bbh"]) for place in range(3)
+    ]
+    assert ended[0] > 0.4
+    assert max(ended[1:]) < 0.1  # "hardly ever"
 
 
 def test_the_quick_suite_took_what_the_page_says():

@@ -39,6 +39,20 @@ def test_a_line_cut_short_is_asked_again_and_spoils_nothing(tmp_path, lost):
     assert AnswerFile(path, HERE).get("first") == Chunk(["a"])
 
 
+def test_circumstances_cut_short_are_told_again(tmp_path):
+    open_answers(tmp_path, "piqa", HERE).add("first", Chunk(["a"]))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match="no sets"):
+        find_answers(tmp_path, "piqa", HERE)
+    again = open_answers(tmp_path, "piqa", HERE)
+    again.add("first", Chunk(["a"]))
+    again.add("second", Chunk(["b"]))
+    assert find_answers(tmp_path, "piqa", HERE).get("second") == Chunk(["b"])
+    assert path.read_text().count('"circumstances"') == 2  # the cut one, and one more
+    assert find_answers(tmp_path, "piqa", HERE).get("first") == Chunk(["a"])
+
+
 def test_a_line_of_something_else_is_no_answer(tmp_path):
     (tmp_path / "a.jsonl").write_text('7\n{"requests": "k", "unknown": 1}\nnull\n')
     assert AnswerFile(tmp_path / "a.jsonl", HERE).get("k") is None

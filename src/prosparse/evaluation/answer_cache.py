@@ -47,14 +47,15 @@ class AnswerFile:
     def __init__(self, path: Path, circumstances: dict[str, Any]) -> None:
         self._path = path
         self.circumstances = circumstances
+        self._is_told = False
         self._chunks: dict[str, Chunk] = {}
-        if path.is_file():
-            for entry in _entries(path):
-                try:
-                    key = entry.pop("requests")
-                    self._chunks[key] = Chunk(**entry)
-                except (KeyError, TypeError):
-                    continue
+        for entry in _entries(path):
+            self._is_told |= "circumstances" in entry
+            try:
+                key = entry.pop("requests")
+                self._chunks[key] = Chunk(**entry)
+            except (KeyError, TypeError):
+                continue
 
     def get(self, key: str) -> Chunk | None:
         """Return the chunk of this key, if it was answered."""
@@ -65,8 +66,9 @@ class AnswerFile:
         self._chunks[key] = chunk
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"requests": key, **asdict(chunk)})]
-        if not self._path.is_file():
+        if not self._is_told:  # a new file, or one whose first line a kill cut short
             lines.insert(0, json.dumps({"circumstances": self.circumstances}))
+            self._is_told = True
         with self._path.open("a", encoding="utf-8") as file:
             # What comes first ends whatever a kill left unfinished.
             file.write("".join(f"\n{line}\n" for line in lines))
@@ -110,6 +112,8 @@ def _but_machine(circumstances: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
